@@ -1,0 +1,1 @@
+//! Pure merge rules, values, versions, ids and the key codec of Rejoin.

@@ -1,0 +1,1 @@
+//! The loadable extension: Rejoin inside any SQLite host.

@@ -1,0 +1,1 @@
+//! FFI safety layer over SQLite: statements, functions, virtual tables that join transactions, hooks.

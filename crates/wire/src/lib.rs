@@ -1,0 +1,1 @@
+//! Binary changesets of Rejoin: layout, limits, golden bytes.
