@@ -1,0 +1,108 @@
+//! `cargo xtask fuzz`: the fuzz targets, two ways.
+//!
+//! The smoke is a plain binary of the crate in `fuzz/`, built by the stable compiler together with the tests: it
+//! mutates a seed corpus deterministically for some seconds. `--coverage` runs the same functions under cargo-fuzz,
+//! guided by coverage, which needs the nightly compiler; the glue for it lies in `fuzz/coverage`.
+
+use crate::args::Args;
+use crate::proc::{self, Result};
+use std::process::Command;
+
+const HELP: &str = "\
+cargo xtask fuzz [TARGET] [--seconds N] [--seed N] [--input FILE] [--coverage]
+
+Runs a fuzz target; without one, lists them. An input that fails is kept, and the command that repeats it printed.
+
+  --seconds N    how long, 10 if not given
+  --seed N       another deterministic run
+  --input FILE   only this input
+  --coverage     under cargo-fuzz, guided by coverage: needs `rustup toolchain install nightly` and
+                 `cargo install cargo-fuzz`
+
+Examples:
+  cargo xtask fuzz
+  cargo xtask fuzz key_codec --seconds 60
+  cargo xtask fuzz apply_changeset --coverage --seconds 3600
+";
+
+pub fn main(words: Vec<String>) -> Result<()> {
+    let Some(mut args) = Args::new(words, HELP) else {
+        return Ok(());
+    };
+    let seconds = args.number("--seconds")?.unwrap_or(10);
+    let seed = args.number("--seed")?;
+    let input = args.value("--input")?;
+    let coverage = args.flag("--coverage");
+    let Some(target) = args.last()? else {
+        targets()?.iter().for_each(|t| println!("{t}"));
+        return Ok(());
+    };
+    if !targets()?.contains(&target) {
+        return Err(format!(
+            "there is no target `{target}`; `cargo xtask fuzz` lists them"
+        ));
+    }
+    match input {
+        Some(file) => {
+            let file = std::path::absolute(&file).map_err(|e| format!("{file}: {e}"))?;
+            proc::run(binary()?.arg(&target).arg("--input").arg(file))
+        }
+        None if coverage => guided(&target, seconds),
+        None => smoke(&target, seconds, seed),
+    }
+}
+
+/// The names that the crate knows.
+pub fn targets() -> Result<Vec<String>> {
+    let list = proc::output(binary()?.arg("--list"))?;
+    Ok(list.lines().map(str::to_owned).collect())
+}
+
+pub fn smoke(target: &str, seconds: u32, seed: Option<u64>) -> Result<()> {
+    let mut command = binary()?;
+    command.args([target, "--seconds", &seconds.to_string()]);
+    command.args(["--seed", &seed.unwrap_or(1).to_string()]);
+    command
+        .arg("--artifacts")
+        .arg(proc::target_dir()?.join("fuzz"));
+    proc::run(&mut command)
+}
+
+/// Built with the features of the whole workspace, so that what the tests have compiled is not compiled again.
+fn binary() -> Result<Command> {
+    let mut build = proc::cargo();
+    build.args([
+        "build",
+        "--quiet",
+        "--workspace",
+        "--exclude",
+        "rejoin-ext",
+        "--bin",
+        "rejoin-fuzz",
+    ]);
+    proc::run_quiet_stdout(&mut build)?;
+    let name = format!("rejoin-fuzz{}", std::env::consts::EXE_SUFFIX);
+    let mut command = Command::new(proc::target_dir()?.join("debug").join(name));
+    command.current_dir(proc::root());
+    Ok(command)
+}
+
+fn guided(target: &str, seconds: u32) -> Result<()> {
+    let there = proc::output(Command::new("cargo").args(["+nightly", "fuzz", "--version"]));
+    there.map_err(
+        |_| "coverage needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`",
+    )?;
+    let mut command = Command::new("cargo");
+    command.current_dir(proc::root());
+    command.args([
+        "+nightly",
+        "fuzz",
+        "run",
+        "--fuzz-dir",
+        "fuzz/coverage",
+        target,
+    ]);
+    command.arg(format!("fuzz/corpus/{target}"));
+    command.args(["--", &format!("-max_total_time={seconds}")]);
+    proc::run(&mut command)
+}
