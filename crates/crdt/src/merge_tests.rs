@@ -1,0 +1,158 @@
+//! The merge of whole rows is a join: commutative, associative, idempotent, for every column type.
+
+use super::*;
+use crate::value::Value;
+use proptest::prelude::*;
+use std::collections::BTreeMap;
+
+#[derive(Clone, PartialEq, Debug)]
+struct Cell {
+    version: i64,
+    value: Value,
+    site: SiteId,
+}
+
+#[derive(Clone, PartialEq, Debug, Default)]
+struct Row {
+    cl: u32,
+    sentinel: Option<SiteId>,
+    cells: BTreeMap<u8, Cell>,
+}
+
+/// Brings the row to the causal length of a change; false: the change is stale.
+fn enter(row: &mut Row, cl: u32, site: SiteId, is_sentinel: bool) -> bool {
+    match causal(row.cl, cl) {
+        Causal::Stale => return false,
+        Causal::Same => {}
+        Causal::Create => {
+            row.cl = 1;
+            row.sentinel = is_sentinel.then_some(site);
+        }
+        Causal::Delete | Causal::Resurrect => {
+            *row = Row {
+                cl,
+                sentinel: Some(site),
+                cells: BTreeMap::new(),
+            };
+        }
+    }
+    true
+}
+
+fn merge(local: &Row, incoming: &Row, equal: bool) -> Row {
+    let mut row = local.clone();
+    if let Some(site) = incoming.sentinel
+        && enter(&mut row, incoming.cl, site, true)
+        && sentinel(row.sentinel.as_ref(), &site, equal) == Verdict::TakeStamp
+    {
+        row.sentinel = Some(site);
+    }
+    for (col, new) in &incoming.cells {
+        if !enter(&mut row, incoming.cl, new.site, false) {
+            continue;
+        }
+        let old = row.cells.get(col);
+        let verdict = by_version(old.map(|c| c.version), new.version).or_else(|| {
+            let old = old?;
+            Some(by_value(
+                old.value.as_ref(),
+                &old.site,
+                new.value.as_ref(),
+                &new.site,
+                equal,
+            ))
+        });
+        if matches!(verdict, Some(Verdict::Win | Verdict::TakeStamp)) {
+            row.cells.insert(*col, new.clone());
+        }
+    }
+    row
+}
+
+/// What users see: everything but the stamps.
+fn shown(row: &Row) -> (u32, BTreeMap<u8, (i64, Value)>) {
+    (
+        row.cl,
+        row.cells
+            .iter()
+            .map(|(c, cell)| (*c, (cell.version, cell.value.clone())))
+            .collect(),
+    )
+}
+
+fn value() -> impl Strategy<Value = Value> {
+    prop_oneof![
+        Just(Value::Null),
+        (-2i64..3).prop_map(Value::Int),
+        any::<i64>().prop_map(Value::Int),
+        prop_oneof![
+            Just(0.0),
+            Just(-0.0),
+            Just(1.0),
+            Just(f64::INFINITY),
+            -9.0..9.0
+        ]
+        .prop_map(Value::Real),
+        "[ab]{0,2}".prop_map(|t| Value::text(&t)),
+        prop::collection::vec(any::<u8>(), 0..3).prop_map(Value::Text),
+        prop::collection::vec(0u8..3, 0..3).prop_map(Value::Blob),
+    ]
+}
+
+fn row() -> impl Strategy<Value = Row> {
+    let site = (0u8..3).prop_map(|b| SiteId([b; 16]));
+    let cell = (0i64..3, value(), site.clone()).prop_map(|(version, value, site)| Cell {
+        version,
+        value,
+        site,
+    });
+    let cells = prop::collection::btree_map(0u8..3, cell, 0..4);
+    (0u32..5, prop::option::of(site), cells).prop_map(|(cl, sentinel, cells)| {
+        // A state that a replica can be in: dead rows have no cells, later lives and cell-less rows a sentinel.
+        let cells = if cl & 1 == 1 { cells } else { BTreeMap::new() };
+        let needed = cl > 1 || (cl == 1 && cells.is_empty());
+        let sentinel = if cl == 0 {
+            None
+        } else {
+            sentinel.or(needed.then(SiteId::default))
+        };
+        Row {
+            cl,
+            sentinel,
+            cells,
+        }
+    })
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4000))]
+
+    #[test]
+    fn metadata_is_a_join_with_merge_equal_values(a in row(), b in row(), c in row()) {
+        prop_assert_eq!(merge(&a, &a, true), a.clone());
+        let ab = merge(&a, &b, true);
+        prop_assert_eq!(&ab, &merge(&b, &a, true));
+        prop_assert_eq!(merge(&ab, &b, true), ab.clone());
+        prop_assert_eq!(merge(&ab, &c, true), merge(&a, &merge(&b, &c, true), true));
+    }
+
+    #[test]
+    fn shown_values_are_a_join_without_it(a in row(), b in row(), c in row()) {
+        prop_assert_eq!(merge(&a, &a, false), a.clone());
+        let ab = merge(&a, &b, false);
+        prop_assert_eq!(shown(&ab), shown(&merge(&b, &a, false)));
+        prop_assert_eq!(shown(&merge(&ab, &c, false)), shown(&merge(&a, &merge(&b, &c, false), false)));
+    }
+
+    #[test]
+    fn merging_never_goes_back(a in row(), b in row()) {
+        let ab = merge(&a, &b, true);
+        prop_assert!(ab.cl >= a.cl.max(b.cl));
+        for (col, old) in &a.cells {
+            if ab.cl == a.cl {
+                let new = &ab.cells[col];
+                prop_assert!((new.version, &new.value, new.site) >= (old.version, &old.value, old.site));
+            }
+        }
+    }
+}
