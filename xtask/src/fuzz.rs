@@ -59,13 +59,41 @@ pub fn targets() -> Result<Vec<String>> {
 }
 
 pub fn smoke(target: &str, seconds: u32, seed: Option<u64>) -> Result<()> {
-    let mut command = binary()?;
-    command.args([target, "--seconds", &seconds.to_string()]);
-    command.args(["--seed", &seed.unwrap_or(1).to_string()]);
-    command
-        .arg("--artifacts")
-        .arg(proc::target_dir()?.join("fuzz"));
-    proc::run(&mut command)
+    let (seed, artifacts) = (seed.unwrap_or(1), proc::target_dir()?.join("fuzz"));
+    let kept = artifacts.join(format!("{target}-{seed}.bin"));
+    let mut command = bounded(&binary()?);
+    command.args([
+        target,
+        "--seconds",
+        &seconds.to_string(),
+        "--seed",
+        &seed.to_string(),
+    ]);
+    command.arg("--artifacts").arg(&artifacts);
+    let result = proc::run(&mut command);
+    // A process that died could not say it itself.
+    if result.is_err() && kept.exists() {
+        eprintln!(
+            "repeat with: cargo xtask fuzz {target} --input {}",
+            kept.display()
+        );
+    }
+    result
+}
+
+/// The same program with at most 2 GB of memory, so that a length taken from the input on trust is a failure.
+fn bounded(command: &Command) -> Command {
+    if cfg!(not(unix)) {
+        let mut same = Command::new(command.get_program());
+        same.current_dir(proc::root());
+        return same;
+    }
+    let mut shell = Command::new("sh");
+    shell
+        .args(["-c", "ulimit -v 2097152 && exec \"$0\" \"$@\""])
+        .arg(command.get_program());
+    shell.current_dir(proc::root());
+    shell
 }
 
 /// Built with the features of the whole workspace, so that what the tests have compiled is not compiled again.

@@ -1,0 +1,3 @@
+//! One file per target.
+
+pub mod key_codec;
