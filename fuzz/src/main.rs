@@ -5,8 +5,7 @@ use rejoin_fuzz::{TARGETS, Target, target};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-const USAGE: &str =
-    "rejoin-fuzz --list | TARGET [--seconds N] [--seed N] [--artifacts DIR] | TARGET --input FILE";
+const USAGE: &str = "rejoin-fuzz --list | TARGET [--seconds N] [--seed N] [--artifacts DIR] | TARGET --input FILE | TARGET --write-seeds DIR";
 
 fn main() -> ExitCode {
     match start() {
@@ -46,6 +45,7 @@ fn start() -> Result<(), String> {
             "--seed" => options.seed = number()?,
             "--artifacts" => options.artifacts = PathBuf::from(&value),
             "--input" => return one(target, Path::new(&value)),
+            "--write-seeds" => return write_seeds(target, Path::new(&value)),
             _ => return Err(USAGE.to_owned()),
         }
     }
@@ -65,5 +65,13 @@ fn one(target: &Target, file: &Path) -> Result<(), String> {
     let input = std::fs::read(file).map_err(|e| format!("{}: {e}", file.display()))?;
     (target.run)(&input);
     println!("{}: passed", target.name);
+    Ok(())
+}
+
+fn write_seeds(target: &Target, dir: &Path) -> Result<(), String> {
+    for (number, seed) in (target.seeds)().iter().enumerate() {
+        let file = dir.join(format!("seed-{number}"));
+        std::fs::write(&file, seed).map_err(|e| format!("{}: {e}", file.display()))?;
+    }
     Ok(())
 }

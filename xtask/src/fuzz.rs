@@ -120,17 +120,26 @@ fn guided(target: &str, seconds: u32) -> Result<()> {
     there.map_err(
         |_| "coverage needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`",
     )?;
+    // libFuzzer adds what it finds to the first folder; the checked-in inputs only feed it.
+    let found = proc::target_dir()?.join("fuzz/corpus").join(target);
+    std::fs::create_dir_all(&found).map_err(|e| format!("{}: {e}", found.display()))?;
+    proc::run(binary()?.arg(target).arg("--write-seeds").arg(&found))?;
     let mut command = Command::new("cargo");
     command.current_dir(proc::root());
-    command.args([
-        "+nightly",
-        "fuzz",
-        "run",
-        "--fuzz-dir",
-        "fuzz/coverage",
-        target,
-    ]);
-    command.arg(format!("fuzz/corpus/{target}"));
+    command
+        .args([
+            "+nightly",
+            "fuzz",
+            "run",
+            "--fuzz-dir",
+            "fuzz/coverage",
+            target,
+        ])
+        .arg(&found);
+    let kept = proc::root().join("fuzz/corpus").join(target);
+    if kept.exists() {
+        command.arg(kept);
+    }
     command.args(["--", &format!("-max_total_time={seconds}")]);
     proc::run(&mut command)
 }
