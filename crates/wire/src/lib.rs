@@ -1,1 +1,24 @@
 //! Binary changesets of Rejoin: layout, limits, golden bytes.
+//!
+//! A changeset is one cut of a sender's log: transactions, and the rows whose cells they wrote. [`Writer`] makes
+//! one, [`Reader`] reads one that anybody may have sent: every count is held against the bytes behind it, every
+//! number against its range, and nothing is allocated that the input does not pay for. The bytes are specified in
+//! `docs/changeset-format.md` and at the heads of the modules: the whole in `writer.rs`, keys in `keys.rs`, row
+//! records in `runs.rs`, values in `column.rs`.
+
+#![forbid(unsafe_code)]
+
+mod column;
+mod error;
+mod keys;
+pub mod limits;
+mod reader;
+mod record;
+mod runs;
+mod varint;
+mod writer;
+
+pub use error::{Error, Result};
+pub use reader::{Reader, Row, TableInfo, TableReader};
+pub use record::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};
+pub use writer::Writer;
