@@ -49,7 +49,7 @@ impl<S: 'static> VTab<Hook<S>> for Closing<S> {
     type Cursor = Nothing;
 
     fn connect(_db: Db, hook: &Rc<Hook<S>>) -> Result<(String, Self)> {
-        Ok(("CREATE TABLE x(nothing)".to_owned(), Self(Rc::clone(hook))))
+        Ok(("CREATE TABLE x(empty)".to_owned(), Self(Rc::clone(hook))))
     }
 
     fn best_index(&self, _info: &mut IndexInfo<'_>) -> Result<()> {

@@ -49,6 +49,16 @@ impl Db {
         Self(unsafe { conn.handle() })
     }
 
+    /// The safe way in: runs `f` with the handle of `conn`.
+    ///
+    /// `f` may register functions, modules and hooks; their state, which SQLite drops before the connection is gone,
+    /// may keep the handle. Nothing else may: a handle, a statement or a guard that leaves `f` another way, or the
+    /// state by way of a second `Rc`, must not be used once `conn` has closed. The compiler cannot see to that.
+    pub fn with<R>(conn: &rusqlite::Connection, f: impl FnOnce(Self) -> R) -> R {
+        // SAFETY: `conn` is open during the call; for afterwards see above.
+        f(unsafe { Self::of(conn) })
+    }
+
     #[inline]
     pub fn as_ptr(self) -> *mut ffi::sqlite3 {
         self.0
@@ -170,7 +180,9 @@ impl Db {
         unsafe { ffi::sqlite3_set_last_insert_rowid(self.0, rowid) }
     }
 
-    /// A number that is another one after any commit to `main`, of this connection or of others.
+    /// A number that is another one after any commit to `main`, of this connection or of others. What others have
+    /// committed shows from this connection's next read of the file on
+    /// (and not before its first one), so ask inside a transaction.
     #[inline]
     pub fn data_version(&self) -> Result<u32> {
         let mut version = 0_u32;

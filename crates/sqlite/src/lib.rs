@@ -6,9 +6,10 @@
 //! **Invariant:** every `extern "C"` function here is a trampoline: catch the panic, convert, call safe code,
 //! convert back. A panic becomes an SQL error (`internal error: ...`); it never unwinds into SQLite.
 //!
-//! **Invariant:** a [`Db`] enters safe code only through [`Db::from_raw`] or [`Db::of`], both `unsafe`. Whoever
-//! calls them vouches that neither that `Db`, nor a copy, nor anything made from it is used after the connection
-//! has closed. State that SQLite itself owns (of functions, of virtual tables) meets this by itself.
+//! **Invariant:** a [`Db`] enters safe code through [`Db::with`], [`Db::of`] and [`Db::from_raw`] only (and what is
+//! registered through it is given it again). Whoever calls one of them vouches that neither that `Db`, nor a copy,
+//! nor anything made from it is used after the connection has closed. State that SQLite itself owns (of functions,
+//! of virtual tables) meets this by itself.
 //!
 //! Why not rusqlite's own functions and virtual tables: its virtual tables neither catch panics nor have
 //! savepoint callbacks, and its statements allocate and look up where this layer calls straight through.

@@ -1,10 +1,16 @@
 //! Virtual tables in safe Rust, with the transaction callbacks that rusqlite's lack.
 //!
 //! A table with [`VTab::TRANSACTIONAL`] joins a transaction with its first write (`DELETE ... WHERE 0` is enough) and
-//! is then called, in this order: `begin`; `savepoint(n)` for the savepoints open at that time and for later ones,
-//! the implicit ones of multi-row statements included; `release(n)` and `rollback_to(n)`, which close all
-//! savepoints above n; at COMMIT `sync` (again if the commit fails with SQLITE_BUSY and is repeated), then `commit`;
-//! or `rollback`. `commit` and `rollback` cannot fail: what they return is lost.
+//! is then called, in this order:
+//! - `begin`, and `savepoint(n)` for the innermost savepoint that is open then, if any: what has not been told of
+//!   the outer ones is that they are open too, with nothing of this table in them;
+//! - `savepoint(n)` for later ones, the implicit ones of multi-row statements included;
+//! - `release(n)`, which closes savepoint n and those above it; `rollback_to(n)`, which closes those above it and goes
+//!   back to the state at n. `rollback_to(-1)` goes back to the start of a transaction that SAVEPOINT opened;
+//! - at COMMIT `sync`. If it fails with SQLITE_BUSY, or the commit does later, an explicit transaction stays open: more
+//!   writes, then `sync` again. If it fails otherwise, SQLite rolls the transaction back. `sync` may write to ordinary
+//!   tables; writes to virtual tables fail there with SQLITE_LOCKED;
+//! - `commit` or `rollback`. They cannot fail: what they return is lost.
 
 mod index;
 mod module;
@@ -81,7 +87,8 @@ pub trait VTab<S: 'static>: Sized + 'static {
     /// Makes the table; the string is its `CREATE TABLE` statement (any name).
     fn connect(db: Db, state: &Rc<S>) -> Result<(String, Self)>;
 
-    /// Chooses a plan. An error with code SQLITE_CONSTRAINT says only that these constraints cannot be used so.
+    /// Chooses a plan. An error with code SQLITE_CONSTRAINT and no message says only that these constraints cannot be
+    /// used so. Of other errors SQLite keeps the message and makes the code SQLITE_ERROR.
     fn best_index(&self, info: &mut IndexInfo<'_>) -> Result<()>;
 
     fn open(&self) -> Result<Self::Cursor>;
@@ -115,6 +122,7 @@ pub trait VTab<S: 'static>: Sized + 'static {
         Ok(())
     }
 
+    /// May get -1: see the head of the module.
     fn rollback_to(&self, _n: i32) -> Result<()> {
         Ok(())
     }
