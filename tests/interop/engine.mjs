@@ -13,21 +13,23 @@ export class Engine {
     const module = await factory({ wasmBinary, locateFile: (file) => file });
     const api = SQLite.Factory(module);
     api.vfs_register(new MemoryVFS(), true);
-    return new Engine(api);
+    return new Engine(api, module);
   }
 
-  constructor(api) {
+  constructor(api, module) {
     this.api = api;
+    this.module = module;
   }
 
   async open(name) {
-    return new Database(this.api, await this.api.open_v2(name));
+    return new Database(this.api, this.module, await this.api.open_v2(name));
   }
 }
 
 export class Database {
-  constructor(api, handle) {
+  constructor(api, module, handle) {
     this.api = api;
+    this.module = module;
     this.handle = handle;
   }
 
@@ -37,25 +39,28 @@ export class Database {
     const rows = [];
     let bound = false;
     for await (const stmt of api.statements(this.handle, sql)) {
-      if (!bound) params.forEach((value, i) => bind(api, stmt, i + 1, value));
+      if (!bound) params.forEach((value, i) => this.bind(stmt, i + 1, value));
       bound = true;
       while ((await api.step(stmt)) === SQLite.SQLITE_ROW) rows.push(readRow(api, stmt));
     }
     return rows;
   }
 
+  bind(stmt, index, value) {
+    const { api, module } = this;
+    if (value === null) return api.bind_null(stmt, index);
+    if (typeof value === 'bigint') return api.bind_int64(stmt, index, value);
+    if (typeof value === 'string') return api.bind_text(stmt, index, value);
+    if (!(value instanceof Uint8Array)) return api.bind_double(stmt, index, value);
+    if (value.length > 0) return api.bind_blob(stmt, index, value);
+    // The wrapper passes an empty blob as a null pointer, which binds NULL.
+    return module._sqlite3_bind_blob(stmt, index, stmt, 0, -1);
+  }
+
   async close() {
     await this.run('SELECT crsql_finalize()');
     await this.api.close(this.handle);
   }
-}
-
-function bind(api, stmt, index, value) {
-  if (value === null) return api.bind_null(stmt, index);
-  if (typeof value === 'bigint') return api.bind_int64(stmt, index, value);
-  if (typeof value === 'string') return api.bind_text(stmt, index, value);
-  if (value instanceof Uint8Array) return api.bind_blob(stmt, index, value);
-  return api.bind_double(stmt, index, value);
 }
 
 function readRow(api, stmt) {

@@ -241,7 +241,7 @@ def write_expected(path, results):
 def check_bang(scenario, results):
     """A step written with `!` must fail on cr-sqlite, every other must not."""
     for step, result in zip(scenario["steps"], results, strict=True):
-        if is_error(result) != (step["kind"] == "fails"):
+        if is_error(result) != (step["kind"] == "fails") and "rejoin" not in step:
             print(f"{step['where']}: {step.get('sql', step['kind'])!r} gave {result}")
 
 
@@ -269,7 +269,7 @@ def verify():
         path = SCENARIOS / f"{suite}.txt"
         expected = expected_of(path)
         for scenario in parse(path):
-            if "since" in scenario:
+            if "npm" in scenario:
                 continue
             for step, want, got in zip(
                 scenario["steps"], expected[scenario["name"]], scenarios[scenario["name"]], strict=True
