@@ -15,7 +15,7 @@
 //! savepoint callbacks, and its statements allocate and look up where this layer calls straight through.
 //!
 //! Feature sets: `bundled` (default), `bundled` + `hooks` (the preupdate hook), and `loadable` alone (every
-//! function is the host's; see [`extension`](crate::load_extension)). Nothing newer than SQLite 3.40 is called.
+//! function is the host's; see `load_extension`). Nothing newer than SQLite 3.40 is called.
 #![allow(unsafe_code)]
 
 #[cfg(all(feature = "loadable", feature = "hooks"))]
