@@ -1,14 +1,17 @@
 //! Keys between keys, for ordered lists.
 //!
 //! The published algorithm (David Greenspan, "Implementing Fractional Indexing"; rocicorp's
-//! fractional-indexing), base 62, with the outputs of cr-sqlite's `crsql_fract_key_between`: a head letter that
-//! gives the number of integer digits (`a` = 1, `b` = 2 ...; `Z` = 1, `Y` = 2 ... below zero), the integer, then
-//! a fraction that never ends in `0`. Unlike there, no input panics and no key is so long that it recurses.
+//! fractional-indexing), with the outputs of cr-sqlite's `crsql_fract_key_between`, whose digits are the 95
+//! printable ASCII characters: a head letter that gives the number of integer digits (`a` = 1, `b` = 2 ...;
+//! `Z` = 1, `Y` = 2 ... below zero), the integer, then a fraction that never ends in a space, the zero digit.
+//! Unlike there, no input panics and no key is so long that it recurses.
 
 use std::fmt;
 
-const DIGITS: &[u8; 62] = b"0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz";
-const SMALLEST: &[u8] = b"A00000000000000000000000000";
+const ZERO: u8 = b' ';
+const TOP: u8 = b'~';
+const BASE: usize = (TOP - ZERO) as usize + 1;
+const SMALLEST: &[u8] = b"A                          ";
 
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 #[non_exhaustive]
@@ -29,8 +32,8 @@ impl fmt::Display for FractError {
             FractError::Smallest => "Key is too small",
             FractError::Head => "an order key starts with a letter A to Z or a to z",
             FractError::Short => "the order key is shorter than its first letter says",
-            FractError::TrailingZero => "the fraction of an order key does not end with 0",
-            FractError::Digit => "an order key has only digits and letters A to Z, a to z",
+            FractError::TrailingZero => "Fractional part should not end with ' ' (space)",
+            FractError::Digit => "an order key has only printable ASCII characters",
             FractError::Exhausted => "there is no order key beyond this one",
         })
     }
@@ -43,7 +46,7 @@ pub fn between(a: Option<&str>, b: Option<&str>) -> Result<String, FractError> {
     let a = a.map(|a| split(a.as_bytes())).transpose()?;
     let b = b.map(|b| split(b.as_bytes())).transpose()?;
     let key = match (a, b) {
-        (None, None) => b"a0".to_vec(),
+        (None, None) => b"a ".to_vec(),
         (Some(a), Some(b)) => inside(a, b)?,
         (None, Some((int, fraction))) => {
             if int == SMALLEST {
@@ -94,10 +97,10 @@ fn split(key: &[u8]) -> Result<Parts<'_>, FractError> {
         _ => return Err(FractError::Head),
     };
     let (int, fraction) = key.split_at_checked(length).ok_or(FractError::Short)?;
-    if fraction.last() == Some(&b'0') {
+    if fraction.last() == Some(&ZERO) {
         return Err(FractError::TrailingZero);
     }
-    if !key.iter().all(u8::is_ascii_alphanumeric) {
+    if !key.iter().all(|d| (ZERO..=TOP).contains(d)) {
         return Err(FractError::Digit);
     }
     Ok((int, fraction))
@@ -105,23 +108,19 @@ fn split(key: &[u8]) -> Result<Parts<'_>, FractError> {
 
 /// The place of a digit; everything that comes here is one.
 fn place(digit: u8) -> usize {
-    match digit {
-        b'0'..=b'9' => usize::from(digit - b'0'),
-        b'A'..=b'Z' => usize::from(digit - b'A') + 10,
-        _ => usize::from(digit.saturating_sub(b'a')) + 36,
-    }
+    usize::from(digit.saturating_sub(ZERO))
 }
 
 fn digit(place: usize) -> u8 {
-    DIGITS.get(place).copied().unwrap_or(b'z')
+    u8::try_from(place).map_or(TOP, |place| ZERO.saturating_add(place).min(TOP))
 }
 
-/// A fraction strictly between two; `b` None is 1. Requires a < b and that neither ends in `0`.
+/// A fraction strictly between two; `b` None is 1. Requires a < b and that neither ends in a zero.
 fn midpoint(a: &[u8], b: Option<&[u8]>) -> Vec<u8> {
     let mut key = Vec::new();
     let (mut a, mut b) = (a, b);
     if let Some(end) = b {
-        let padded = a.iter().copied().chain(std::iter::repeat(b'0'));
+        let padded = a.iter().copied().chain(std::iter::repeat(ZERO));
         let common = end
             .iter()
             .zip(padded)
@@ -133,9 +132,7 @@ fn midpoint(a: &[u8], b: Option<&[u8]>) -> Vec<u8> {
     }
     loop {
         let low = a.first().map_or(0, |d| place(*d));
-        let high = b
-            .and_then(|b| b.first())
-            .map_or(DIGITS.len(), |d| place(*d));
+        let high = b.and_then(|b| b.first()).map_or(BASE, |d| place(*d));
         if high > low + 1 {
             key.push(digit((low + high).div_ceil(2)));
             return key;
@@ -152,7 +149,7 @@ fn midpoint(a: &[u8], b: Option<&[u8]>) -> Vec<u8> {
 
 /// The next integer up or down; None past the last one.
 fn step(int: &[u8], by: i8) -> Option<Vec<u8>> {
-    let (wrapped, top) = if by > 0 { (b'0', b'z') } else { (b'z', b'0') };
+    let (wrapped, top) = if by > 0 { (ZERO, TOP) } else { (TOP, ZERO) };
     let mut next = int.to_vec();
     let (head, digits) = next.split_first_mut()?;
     for d in digits.iter_mut().rev() {
@@ -164,8 +161,8 @@ fn step(int: &[u8], by: i8) -> Option<Vec<u8>> {
         *d = wrapped;
     }
     match (*head, by > 0) {
-        (b'Z', true) => return Some(b"a0".to_vec()),
-        (b'a', false) => return Some(b"Zz".to_vec()),
+        (b'Z', true) => return Some(b"a ".to_vec()),
+        (b'a', false) => return Some(b"Z~".to_vec()),
         (b'z', true) | (b'A', false) => return None,
         (h, true) => *head = h + 1,
         (h, false) => *head = h - 1,
@@ -184,59 +181,58 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    /// What cr-sqlite 0.16.3 answers.
     #[test]
-    fn published_outputs() {
+    fn known_outputs() {
+        let smallest_and_more = format!("A{}!", " ".repeat(26));
+        let between_smallest = format!("A{} P", " ".repeat(26));
+        let largest = format!("z{}", "~".repeat(26));
+        let before_largest = format!("z{}}}", "~".repeat(25));
+        let after_largest = format!("{largest}P");
         for (a, b, key) in [
-            ("", "", "a0"),
-            ("", "a0", "Zz"),
-            ("", "Zz", "Zy"),
-            ("a0", "", "a1"),
-            ("a1", "", "a2"),
-            ("a0", "a1", "a0V"),
-            ("a1", "a2", "a1V"),
-            ("a0V", "a1", "a0l"),
-            ("Zz", "a0", "ZzV"),
-            ("Zz", "a1", "a0"),
-            ("", "Y00", "Xzzz"),
-            ("bzz", "", "c000"),
-            ("a0", "a0V", "a0G"),
-            ("a0", "a0G", "a08"),
+            ("", "", "a "),
+            ("", "a ", "Z~"),
+            ("", "Z~", "Z}"),
+            ("a ", "", "a!"),
+            ("a!", "", "a\""),
+            ("a~", "", "b  "),
+            ("a ", "a!", "a P"),
+            ("a!", "a\"", "a!P"),
+            ("a P", "a!", "a h"),
+            ("Z~", "a ", "Z~P"),
+            ("Z~", "a!", "a "),
+            ("", "Y  ", "X~~~"),
+            ("b~~", "", "c   "),
+            ("a ", "a P", "a 8"),
+            ("a ", "a 8", "a ,"),
             ("b125", "b129", "b127"),
             ("a0", "a1V", "a1"),
-            ("Zz", "a01", "a0"),
+            ("Z~", "a !", "a "),
             ("", "a0V", "a0"),
             ("", "b999", "b99"),
-            (
-                "",
-                "A000000000000000000000000001",
-                "A000000000000000000000000000V",
-            ),
-            (
-                "zzzzzzzzzzzzzzzzzzzzzzzzzzy",
-                "",
-                "zzzzzzzzzzzzzzzzzzzzzzzzzzz",
-            ),
-            (
-                "zzzzzzzzzzzzzzzzzzzzzzzzzzz",
-                "",
-                "zzzzzzzzzzzzzzzzzzzzzzzzzzzV",
-            ),
+            ("a0", "a1", "a0P"),
+            ("a0", "a00", "a0("),
+            ("a0", "b00", "a1"),
+            ("", &smallest_and_more, &between_smallest),
+            (&before_largest, "", &largest),
+            (&largest, "", &after_largest),
         ] {
-            let end = |s: &'static str| (!s.is_empty()).then_some(s);
-            assert_eq!(between(end(a), end(b)).as_deref(), Ok(key), "{a} {b}");
+            let end = |s: &str| (!s.is_empty()).then(|| s.to_owned());
+            assert_eq!(
+                between(end(a).as_deref(), end(b).as_deref()).as_deref(),
+                Ok(key),
+                "{a} {b}"
+            );
         }
     }
 
     #[test]
     fn refusals() {
+        let smallest = format!("A{}", " ".repeat(26));
         for (a, b, error) in [
-            (
-                None,
-                Some("A00000000000000000000000000"),
-                FractError::Smallest,
-            ),
-            (Some("a00"), None, FractError::TrailingZero),
-            (Some("a00"), Some("a1"), FractError::TrailingZero),
+            (None, Some(smallest.as_str()), FractError::Smallest),
+            (Some("a  "), None, FractError::TrailingZero),
+            (Some("a  "), Some("a!"), FractError::TrailingZero),
             (Some("0"), Some("1"), FractError::Head),
             (Some("a1"), Some("a0"), FractError::Order),
             (Some("a1"), Some("a1"), FractError::Order),
@@ -251,7 +247,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn nothing_panics(a in ".{0,6}", b in "[A-Za-z0-9]{0,30}", swap in any::<bool>()) {
+        fn nothing_panics(a in ".{0,6}", b in "[A-Za-z][ -~]{0,30}", swap in any::<bool>()) {
             let (a, b) = if swap { (b, a) } else { (a, b) };
             if let Ok(key) = between(Some(&a), Some(&b)) {
                 prop_assert!(a < key && key < b);
@@ -284,7 +280,7 @@ mod tests {
 
     #[test]
     fn very_long_keys_do_not_recurse() {
-        let long = format!("a0{}1", "z".repeat(200_000));
+        let long = format!("a0{}1", "~".repeat(200_000));
         let between = between(Some(&long), Some("a1")).unwrap();
         assert!(long < between && between.as_str() < "a1");
     }

@@ -20,8 +20,8 @@ pub enum Causal {
     Delete,
     /// The first life of a row that is unknown here; needs no sentinel.
     Create,
-    /// A later life begins (also of a row unknown here): the row's sentinel is stored at this causal length,
-    /// cells of older lives are forgotten.
+    /// A later life begins (also of a row unknown here): cells of older lives and their sentinel are forgotten.
+    /// Only a sentinel stores a sentinel; a cell that comes first leaves the row without one.
     Resurrect,
 }
 
@@ -75,14 +75,29 @@ pub fn by_value(
     }
 }
 
-/// The decision between two sentinels of one causal length; `local` None is a row without a stored sentinel.
-/// They have no value, so this is the rule of equal values.
+/// What decides between two sentinels: the spelling of the key (its packed form) and the site that wrote it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct SentinelRef<'a> {
+    pub key: &'a [u8],
+    pub site: &'a SiteId,
+}
+
+/// The decision between two sentinels of one causal length. No sentinel (`local` None) loses to any; the smaller
+/// spelling wins, so that every replica shows the same one; the rest is the rule of equal values.
 #[inline]
-pub fn sentinel(local: Option<&SiteId>, incoming: &SiteId, merge_equal_values: bool) -> Verdict {
-    match local {
-        _ if !merge_equal_values => Verdict::Lose,
-        Some(local) if incoming <= local => Verdict::Lose,
-        _ => Verdict::TakeStamp,
+pub fn sentinel(
+    local: Option<SentinelRef<'_>>,
+    incoming: SentinelRef<'_>,
+    merge_equal_values: bool,
+) -> Verdict {
+    let Some(local) = local else {
+        return Verdict::Win;
+    };
+    match incoming.key.cmp(local.key) {
+        Ordering::Less => Verdict::Win,
+        Ordering::Greater => Verdict::Lose,
+        Ordering::Equal if merge_equal_values && incoming.site > local.site => Verdict::TakeStamp,
+        Ordering::Equal => Verdict::Lose,
     }
 }
 

@@ -15,24 +15,19 @@ struct Cell {
 #[derive(Clone, PartialEq, Debug, Default)]
 struct Row {
     cl: u32,
-    sentinel: Option<SiteId>,
+    sentinel: Option<(Vec<u8>, SiteId)>,
     cells: BTreeMap<u8, Cell>,
 }
 
 /// Brings the row to the causal length of a change; false: the change is stale.
-fn enter(row: &mut Row, cl: u32, site: SiteId, is_sentinel: bool) -> bool {
+fn enter(row: &mut Row, cl: u32) -> bool {
     match causal(row.cl, cl) {
         Causal::Stale => return false,
         Causal::Same => {}
-        Causal::Create => {
-            row.cl = 1;
-            row.sentinel = is_sentinel.then_some(site);
-        }
-        Causal::Delete | Causal::Resurrect => {
+        Causal::Create | Causal::Delete | Causal::Resurrect => {
             *row = Row {
                 cl,
-                sentinel: Some(site),
-                cells: BTreeMap::new(),
+                ..Row::default()
             };
         }
     }
@@ -41,14 +36,19 @@ fn enter(row: &mut Row, cl: u32, site: SiteId, is_sentinel: bool) -> bool {
 
 fn merge(local: &Row, incoming: &Row, equal: bool) -> Row {
     let mut row = local.clone();
-    if let Some(site) = incoming.sentinel
-        && enter(&mut row, incoming.cl, site, true)
-        && sentinel(row.sentinel.as_ref(), &site, equal) == Verdict::TakeStamp
+    if let Some((key, site)) = &incoming.sentinel
+        && enter(&mut row, incoming.cl)
     {
-        row.sentinel = Some(site);
+        let old = row
+            .sentinel
+            .as_ref()
+            .map(|(key, site)| SentinelRef { key, site });
+        if sentinel(old, SentinelRef { key, site }, equal) != Verdict::Lose {
+            row.sentinel = incoming.sentinel.clone();
+        }
     }
     for (col, new) in &incoming.cells {
-        if !enter(&mut row, incoming.cl, new.site, false) {
+        if !enter(&mut row, incoming.cl) {
             continue;
         }
         let old = row.cells.get(col);
@@ -69,15 +69,16 @@ fn merge(local: &Row, incoming: &Row, equal: bool) -> Row {
     row
 }
 
-/// What users see: everything but the stamps.
-fn shown(row: &Row) -> (u32, BTreeMap<u8, (i64, Value)>) {
-    (
-        row.cl,
-        row.cells
-            .iter()
-            .map(|(c, cell)| (*c, (cell.version, cell.value.clone())))
-            .collect(),
-    )
+type Shown = (u32, Option<Vec<u8>>, BTreeMap<u8, (i64, Value)>);
+
+/// What users see: everything but the sites.
+fn shown(row: &Row) -> Shown {
+    let cells = row
+        .cells
+        .iter()
+        .map(|(c, cell)| (*c, (cell.version, cell.value.clone())))
+        .collect();
+    (row.cl, row.sentinel.as_ref().map(|s| s.0.clone()), cells)
 }
 
 fn value() -> impl Strategy<Value = Value> {
@@ -107,14 +108,15 @@ fn row() -> impl Strategy<Value = Row> {
         site,
     });
     let cells = prop::collection::btree_map(0u8..3, cell, 0..4);
-    (0u32..5, prop::option::of(site), cells).prop_map(|(cl, sentinel, cells)| {
-        // A state that a replica can be in: dead rows have no cells, later lives and cell-less rows a sentinel.
+    let stamp = (prop::collection::vec(0u8..2, 0..2), site);
+    (0u32..5, prop::option::of(stamp), cells).prop_map(|(cl, sentinel, cells)| {
+        // A state that a replica can be in: dead rows have no cells, rows without cells have a sentinel.
         let cells = if cl & 1 == 1 { cells } else { BTreeMap::new() };
-        let needed = cl > 1 || (cl == 1 && cells.is_empty());
+        let needed = cl > 0 && cells.is_empty();
         let sentinel = if cl == 0 {
             None
         } else {
-            sentinel.or(needed.then(SiteId::default))
+            sentinel.or(needed.then(Default::default))
         };
         Row {
             cl,
