@@ -4,12 +4,13 @@
 //! one, [`Reader`] reads one that anybody may have sent: every count is held against the bytes behind it, every
 //! number against its range, and nothing is allocated that the input does not pay for. The bytes are specified in
 //! `docs/changeset-format.md` and at the heads of the modules: the whole in `writer.rs`, keys in `keys.rs`, row
-//! records in `runs.rs`, values in `column.rs`.
+//! records in `runs/mod.rs`, values in `column.rs`.
 
 #![forbid(unsafe_code)]
 
 mod column;
 mod error;
+mod front;
 mod keys;
 pub mod limits;
 mod reader;

@@ -1,7 +1,9 @@
 //! Changesets from the outside: what is written is what is read, the bytes stay, and no input does harm.
 
+mod forge;
 mod golden;
 mod hostile;
+mod misuse;
 mod model;
 mod round_trip;
 mod size;
