@@ -151,37 +151,45 @@ impl Run {
 
     fn python(&mut self, tools: &Tools, extension: &Path) {
         let (filter, long) = (self.filter.clone(), self.long);
-        self.step("Python tests", || {
-            let mut command = Command::new(&tools.python);
-            command
-                .args(["-m", "pytest", "-q", "-rs", "tests/python"])
-                .current_dir(proc::root());
-            command
-                .env("REJOIN_EXTENSION", extension)
-                .env("PYTHONDONTWRITEBYTECODE", "1");
-            command.arg("-o").arg(format!(
-                "cache_dir={}",
-                proc::target_dir()?.join("pytest").display()
-            ));
-            if let Some(filter) = &filter {
-                command.args(["-k", filter]);
-            }
-            let out = proc::tee(prepare(&mut command, long))?;
-            // 5: the filter took no test.
-            let none =
-                filter.is_some() && out.text.contains("deselected") && !out.text.contains("failed");
-            Ok(report::pytest(&out.text).with_exit(out.ok || none))
-        });
+        // Whatever pytest collects there; the expectations of other engines are compared by it, too.
+        for (name, folder) in [("Python tests", "python"), ("interop tests", "interop")] {
+            let tests = match tests_in(folder, |n| n.starts_with("test_") && n.ends_with(".py")) {
+                Ok(tests) if tests.is_empty() => continue,
+                Ok(tests) => tests,
+                Err(e) => return self.step(name, || Err(e)),
+            };
+            self.step(name, || {
+                let mut command = Command::new(&tools.python);
+                command
+                    .args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"])
+                    .args(tests);
+                command
+                    .current_dir(proc::root())
+                    .env("PYTHONDONTWRITEBYTECODE", "1");
+                command
+                    .env("REJOIN_EXTENSION", extension)
+                    .env("REJOIN_SQLITE3", &tools.sqlite3);
+                if let Some(filter) = &filter {
+                    command.args(["-k", filter]);
+                }
+                let out = proc::tee(prepare(&mut command, long))?;
+                let counts = report::pytest(&out.text);
+                // pytest fails when the filter takes no test.
+                let none = filter.is_some() && counts == Counts::default();
+                Ok(counts.with_exit(out.ok || (none && out.text.contains("deselected"))))
+            });
+        }
     }
 
     fn interop(&mut self, tools: &Tools, extension: &Path) {
-        let tests = match node_tests() {
+        let is_test = |n: &str| n.ends_with(".test.mjs") || n.ends_with(".test.js");
+        let tests = match tests_in("interop", is_test) {
             Ok(tests) if !tests.is_empty() => tests,
             Ok(_) => return,
-            Err(e) => return self.step("interop tests", || Err(e)),
+            Err(e) => return self.step("interop tests, node", || Err(e)),
         };
         let (filter, long) = (self.filter.clone(), self.long);
-        self.step("interop tests", || {
+        self.step("interop tests, node", || {
             let dir = proc::root().join("tests/interop");
             if dir.join("package-lock.json").exists() && !dir.join("node_modules").exists() {
                 let mut npm = Command::new("npm");
@@ -276,22 +284,18 @@ fn prepare(command: &mut Command, long: bool) -> &mut Command {
     command
 }
 
-/// `tests/interop/*.test.mjs` and `.test.js`.
-fn node_tests() -> Result<Vec<PathBuf>> {
-    let dir = proc::root().join("tests/interop");
+/// The files of that folder in `tests` whose name says that they are tests.
+fn tests_in(folder: &str, is_test: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>> {
+    let dir = proc::root().join("tests").join(folder);
     if !dir.exists() {
         return Ok(Vec::new());
     }
     let entries = std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
-    let paths = entries.filter_map(|e| e.ok()).map(|e| e.path());
-    let is_test = |path: &PathBuf| {
-        let name = path
-            .file_name()
-            .map(|n| n.to_string_lossy().into_owned())
-            .unwrap_or_default();
-        name.ends_with(".test.mjs") || name.ends_with(".test.js")
-    };
-    let mut tests: Vec<PathBuf> = paths.filter(is_test).collect();
+    let names = entries.filter_map(|e| e.ok()).map(|e| e.file_name());
+    let tests = names
+        .filter(|n| is_test(&n.to_string_lossy()))
+        .map(|n| dir.join(n));
+    let mut tests: Vec<PathBuf> = tests.collect();
     tests.sort();
     Ok(tests)
 }
