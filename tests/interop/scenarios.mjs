@@ -1,12 +1,8 @@
-// Runs scenario files on cr-sqlite 0.16.0 and prints their results as JSON, in the form that interop.py records.
-//   node scenarios.mjs FILE...
-import fs from 'node:fs';
-import path from 'node:path';
+// Runs scenarios on cr-sqlite 0.16.0, step for step as interop.py does on an extension.
 import { Engine } from './engine.mjs';
-import { parse } from './format.mjs';
 
-const COLUMNS = '[table], pk, cid, val, col_version, db_version, site_id, cl, seq';
-const INSERT = `INSERT INTO crsql_changes (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`;
+export const COLUMNS = '[table], pk, cid, val, col_version, db_version, site_id, cl, seq';
+export const INSERT = `INSERT INTO crsql_changes (${COLUMNS}) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)`;
 
 class World {
   constructor(engine, prefix) {
@@ -119,19 +115,18 @@ function ordered(rows) {
   return rows.toSorted((a, b) => compare(a, b, 5));
 }
 
-const hex = (bytes) => Buffer.from(bytes ?? []).toString('hex').toUpperCase();
+export const hex = (bytes) => Buffer.from(bytes ?? []).toString('hex').toUpperCase();
 
-const engine = await Engine.start();
-const result = {};
-let n = 0;
-for (const file of process.argv.slice(2)) {
-  const suite = (result[path.basename(file, '.txt')] = {});
-  for (const scenario of parse(fs.readFileSync(file, 'utf8'), file)) {
-    const world = new World(engine, `s${n++}`);
-    const results = [];
-    for (const step of scenario.steps) results.push(await world.step(step));
-    await world.close().catch(() => {});
-    suite[scenario.name] = results;
-  }
+let engine = null;
+let count = 0;
+
+/** The result of every step of one scenario, in databases of its own. */
+export async function runScenario(scenario) {
+  engine ??= await Engine.start();
+  const world = new World(engine, `s${count++}`);
+  const results = [];
+  for (const step of scenario.steps) results.push(await world.step(step));
+  // A scenario may end inside a transaction or with a broken schema; its databases are in memory and of no further use.
+  await world.close().catch(() => {});
+  return results;
 }
-console.log(JSON.stringify(result));
