@@ -26,21 +26,37 @@ pub enum Fold {
     RTrim,
 }
 
-pub fn identity(value: ValueRef<'_>, affinity: Affinity, fold: Fold) -> Value {
-    let value = match affinity {
+/// What a column of this affinity holds after it was given `value`.
+pub fn stored(value: ValueRef<'_>, affinity: Affinity) -> Value {
+    match affinity {
         Affinity::Blob => value.to_owned(),
         Affinity::Text => to_text(value),
-        Affinity::Integer | Affinity::Numeric => to_number(value),
+        Affinity::Integer | Affinity::Numeric => match to_number(value) {
+            Value::Real(r) => integral(r).map_or(Value::Real(r), Value::Int),
+            other => other,
+        },
         Affinity::Real => match to_number(value) {
             Value::Int(i) => Value::Real(i as f64),
             other => other,
         },
-    };
-    match value {
+    }
+}
+
+/// Equal for two key values exactly when they name one row.
+pub fn identity(value: ValueRef<'_>, affinity: Affinity, fold: Fold) -> Value {
+    match stored(value, affinity) {
         Value::Real(r) => integral(r).map_or(Value::Real(r), Value::Int),
         Value::Text(text) => Value::Text(folded(text, fold)),
         other => other,
     }
+}
+
+/// True if a column holds `value` in the spelling that needs no sentinel: the folded one, integral reals as
+/// integers (as reals where the affinity is REAL).
+pub fn is_canonical(value: ValueRef<'_>, affinity: Affinity, fold: Fold) -> bool {
+    stored(identity(value, affinity, fold).as_ref(), affinity)
+        .as_ref()
+        .same(value)
 }
 
 /// The integer that equals `r`, also -2^63, which affinity leaves a real but an index calls equal.
@@ -264,6 +280,26 @@ mod tests {
         assert_eq!(fold("a\t", Fold::RTrim), Value::text("a\t"));
         let blob = Value::Blob(b"AB ".to_vec());
         assert_eq!(identity(blob.as_ref(), Affinity::Blob, Fold::NoCase), blob);
+    }
+
+    #[test]
+    fn canonical_spellings() {
+        for (value, affinity, fold, expected) in [
+            (Value::Int(5), Affinity::Integer, Fold::None, true),
+            (Value::Real(5.0), Affinity::Real, Fold::None, true),
+            (Value::Real(5.0), Affinity::Blob, Fold::None, false),
+            (Value::Int(5), Affinity::Blob, Fold::None, true),
+            (Value::text("Ab"), Affinity::Text, Fold::None, true),
+            (Value::text("Ab"), Affinity::Text, Fold::NoCase, false),
+            (Value::text("ab "), Affinity::Text, Fold::RTrim, false),
+            (Value::Null, Affinity::Text, Fold::NoCase, true),
+        ] {
+            assert_eq!(
+                is_canonical(value.as_ref(), affinity, fold),
+                expected,
+                "{value:?} {affinity:?}"
+            );
+        }
     }
 
     proptest! {

@@ -17,7 +17,7 @@
 use crate::value::{Value, ValueRef};
 use std::fmt;
 
-pub use identity::{Affinity, Fold, identity};
+pub use identity::{Affinity, Fold, identity, is_canonical, stored};
 
 #[path = "identity.rs"]
 mod identity;
