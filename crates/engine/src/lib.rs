@@ -1,1 +1,35 @@
 //! Replicated SQLite: ordinary tables that every device writes at once and that become equal when devices meet.
+#![forbid(unsafe_code)]
+
+mod alter;
+mod block;
+mod capture;
+mod catalog;
+mod changes;
+mod codec;
+mod config;
+mod core;
+mod digest;
+mod engine;
+pub mod error;
+mod format;
+mod functions;
+mod image;
+mod journal;
+mod listing;
+mod log;
+mod merge;
+mod observe;
+mod parked;
+mod rowwise;
+mod schema;
+mod store;
+mod value;
+mod vtab;
+
+pub use error::{Error, Result};
+
+/// For hosts that bring a raw connection (the loadable extension).
+pub fn register(db: rejoin_sqlite::Db) -> Result<()> {
+    engine::Engine::register(db).map(drop)
+}

@@ -1,0 +1,780 @@
+//! The state of one connection: what the file says, cached, and what the open transaction adds.
+
+use crate::catalog::{Catalog, KeyKind, Table};
+use crate::codec::Base;
+use crate::error::{Error, Result};
+use crate::log::Changes;
+use crate::store::{Loc, Overlay, Record, TableStore};
+use rejoin_crdt::meta::RowMeta;
+use rejoin_crdt::site::SiteId;
+use rejoin_crdt::vector::VersionVector;
+use rejoin_sqlite::{Db, Stmt, ValueRef};
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::rc::Rc;
+
+/// Up to this many rows, a transaction keeps its metadata in its log row.
+const INLINE_ROWS_MAX: usize = 16;
+const INLINE_BYTES_MAX: usize = 1500;
+/// When the overlay has this many entries it is folded into the blocks.
+const OVERLAY_MAX: usize = 256;
+
+/// The settings in `crsql_meta`.
+#[derive(Clone, Debug, Default)]
+pub struct Config {
+    pub file_id: i64,
+    pub hash_key: (u64, u64),
+    pub owned: bool,
+    pub lamport: bool,
+    pub merge_equal: bool,
+    pub folded: i64,
+    pub own: u32,
+    pub lineage: Option<[u8; 16]>,
+    pub drift_ms: i64,
+    /// The schema version that the metadata was last reconciled with.
+    pub schema: i64,
+}
+
+#[derive(Default)]
+pub struct Sites {
+    ids: HashMap<u32, SiteId>,
+    ordinals: HashMap<SiteId, u32>,
+}
+
+impl Sites {
+    pub fn id(&self, ordinal: u32) -> Option<SiteId> {
+        self.ids.get(&ordinal).copied()
+    }
+
+    pub fn ordinal(&self, id: &SiteId) -> Option<u32> {
+        self.ordinals.get(id).copied()
+    }
+
+    pub fn insert(&mut self, ordinal: u32, id: SiteId) {
+        self.ids.insert(ordinal, id);
+        self.ordinals.insert(id, ordinal);
+    }
+
+    pub fn next(&self) -> u32 {
+        self.ids.keys().max().map_or(0, |m| m + 1)
+    }
+}
+
+/// Who committed a transaction and when.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Header {
+    pub site: u32,
+    pub version: u64,
+    pub clock: i64,
+    pub nonce: u64,
+    pub chain: u64,
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct LogRow {
+    pub lsn: i64,
+    pub db_version: i64,
+    pub header: Header,
+    /// The largest column version that the file has seen with this row.
+    pub high: i64,
+    pub changes: Changes,
+}
+
+impl LogRow {
+    pub fn base(&self) -> Base {
+        Base { db_version: self.db_version, clock: self.header.clock, site: self.header.site }
+    }
+}
+
+/// The end of the log.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Tail {
+    pub lsn: i64,
+    pub db_version: i64,
+    pub high: i64,
+    pub chain: u64,
+}
+
+/// A row that the open transaction changed; its metadata is not written yet.
+pub struct Work {
+    pub table: Rc<Table>,
+    /// Where the record belongs while the row lives (rowid tables).
+    pub row: Option<i64>,
+    /// The packed key identity (tables whose key is not the rowid).
+    pub key: Option<Rc<[u8]>>,
+    /// The packed key as it is spelled, where that differs.
+    pub spelling: Option<Rc<[u8]>>,
+    pub hash: u64,
+    /// cl 0: the row is unknown.
+    pub meta: RowMeta,
+    /// Where the record was read or written before.
+    pub stored: Option<Loc>,
+    /// The db_versions under which this transaction changed the row.
+    pub touched: smallvec::SmallVec<[i64; 1]>,
+}
+
+impl Work {
+    pub fn touch(&mut self, db_version: i64) {
+        if self.touched.last() != Some(&db_version) && !self.touched.contains(&db_version) {
+            self.touched.push(db_version);
+        }
+    }
+
+    /// Where the record is to stand now.
+    pub fn loc(&self) -> Option<Loc> {
+        match self.table.kind {
+            KeyKind::RowId => self.row.map(Loc::Row),
+            KeyKind::Hashed if self.meta.is_alive() && self.row.is_some() => self.row.map(Loc::Row),
+            _ => self.key.clone().map(Loc::Key),
+        }
+    }
+}
+
+/// What the open write transaction has done so far.
+#[derive(Default)]
+pub struct Txn {
+    /// The capture table has joined: this connection holds the write lock.
+    pub joined: bool,
+    pub works: HashMap<(u32, u64), Work>,
+    pub seq: i64,
+    /// The db_version that the transaction will get at least (it sticks).
+    pub pending: Option<i64>,
+    pub clock: Option<i64>,
+    pub high: i64,
+    pub rows_impacted: i64,
+    /// The log as it was at the start, and after each applied changeset.
+    pub base_db_version: i64,
+    pub committed_lsn: i64,
+    /// Origin version of the local transaction, once it has a log row.
+    pub local: Option<Header>,
+    /// The log rows written by this transaction so far.
+    pub rows: Vec<LogRow>,
+    /// They must be read again: some were rolled back.
+    pub rows_stale: bool,
+    /// Headers of the transactions of an applied changeset, by db_version.
+    pub applied: BTreeMap<i64, Header>,
+    /// Db_versions with changes among the parked.
+    pub parked: HashSet<i64>,
+    /// Records of rows whose rowids moved, by key hash (see `resync`).
+    pub orphans: HashMap<(u32, u64), Record>,
+    /// The next stamps go to the current db_version (commit_alter).
+    pub at_current: bool,
+}
+
+#[derive(Default)]
+pub struct Queries {
+    cookie: Option<Stmt>,
+    log_put: Option<Stmt>,
+    meta_put: Option<Stmt>,
+    log_after: Option<Stmt>,
+}
+
+/// Per table: ranges of keys.
+pub type KeyRanges = HashMap<u32, Vec<(Rc<[u8]>, Rc<[u8]>)>>;
+
+pub struct Core {
+    pub db: Db,
+    pub ready: bool,
+    /// What is cached of the file no longer holds.
+    pub stale: bool,
+    pub catalog: Rc<Catalog>,
+    pub cfg: Config,
+    pub sites: Sites,
+    pub tail: Tail,
+    pub vector: VersionVector,
+    /// Chain hash at the largest version of each site (ordinal).
+    pub chains: HashMap<u32, (u64, u64)>,
+    vector_dirty: HashSet<u32>,
+    pub overlay: Overlay,
+    pub txn: Txn,
+    pub stores: HashMap<u32, TableStore>,
+    pub q: Queries,
+    seen_data_version: Option<u32>,
+    pub now_ms: fn() -> i64,
+    /// Whether any row is parked, as far as is known.
+    pub parked_rows: Option<bool>,
+    /// Tables whose rows and metadata must be compared: they were rebuilt.
+    pub rebuilt: Vec<u32>,
+    pub writers: HashMap<u32, crate::merge::Writers>,
+    /// Tables between begin_alter and commit_alter.
+    pub suspended: HashSet<u32>,
+}
+
+pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a mut Stmt> {
+    if slot.is_none() {
+        *slot = Some(db.prepare(sql)?);
+    }
+    slot.as_mut().ok_or_else(|| Error::damaged("statement slot"))
+}
+
+pub fn system_now_ms() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
+}
+
+impl Core {
+    pub fn new(db: Db) -> Core {
+        Core {
+            db,
+            ready: false,
+            stale: true,
+            catalog: Rc::default(),
+            cfg: Config::default(),
+            sites: Sites::default(),
+            tail: Tail::default(),
+            vector: VersionVector::new(),
+            chains: HashMap::new(),
+            vector_dirty: HashSet::new(),
+            overlay: Overlay::default(),
+            txn: Txn::default(),
+            stores: HashMap::new(),
+            q: Queries::default(),
+            seen_data_version: None,
+            now_ms: system_now_ms,
+            parked_rows: None,
+            rebuilt: Vec::new(),
+            writers: HashMap::new(),
+            suspended: HashSet::new(),
+        }
+    }
+
+    /// Lets go of every statement: the connection is about to close.
+    pub fn close(&mut self) {
+        self.q = Queries::default();
+        self.stores.clear();
+        self.writers.clear();
+        self.stale = true;
+    }
+
+    fn cookie(&mut self) -> Result<i64> {
+        let q = cached(&mut self.q.cookie, self.db, "PRAGMA main.schema_version")?;
+        q.step()?;
+        let cookie = q.column_int(0);
+        q.reset();
+        Ok(cookie)
+    }
+
+    /// Brings the cached state up to what this connection sees of the file now.
+    pub fn refresh(&mut self, may_write: bool) -> Result<()> {
+        let cookie = self.cookie()?;
+        let seen = self.db.data_version()?;
+        let moved = self.seen_data_version != Some(seen);
+        if self.stale || moved || !self.ready {
+            self.load_state(cookie)?;
+            self.seen_data_version = Some(seen);
+        }
+        if self.ready && (cookie != self.catalog.cookie || (may_write && self.cfg.schema != cookie)) {
+            self.load_catalog(cookie, may_write)?;
+        }
+        Ok(())
+    }
+
+    fn load_state(&mut self, cookie: i64) -> Result<()> {
+        if !self.ready || self.stale {
+            self.ready = self.find_format(cookie)?;
+            self.catalog = Rc::default();
+            self.overlay.clear();
+            self.tail = Tail::default();
+            self.stores.clear();
+            if !self.ready {
+                self.stale = false;
+                return Ok(());
+            }
+        }
+        let folded = self.cfg.folded;
+        self.load_config()?;
+        self.parked_rows = None;
+        for store in self.stores.values_mut() {
+            store.forget();
+        }
+        if self.stale || self.cfg.folded != folded || !self.tail_still_there()? {
+            self.overlay.clear();
+            self.tail = Tail::default();
+            self.load_vector()?;
+        }
+        self.load_log()?;
+        self.stale = false;
+        Ok(())
+    }
+
+    /// Whether the file has Rejoin's metadata; an error if it has a foreign or newer one.
+    fn find_format(&mut self, _cookie: i64) -> Result<bool> {
+        let mut q = self.db.prepare_transient(
+            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND (name = 'crsql_meta' \
+             OR name LIKE '%\\_\\_crsql\\_clock' ESCAPE '\\') ORDER BY name = 'crsql_meta' DESC LIMIT 1",
+        )?;
+        if !q.step()? {
+            return Ok(false);
+        }
+        if q.column_text(0) != b"crsql_meta" {
+            return Err(Error::NeedsUpgrade);
+        }
+        Ok(true)
+    }
+
+    fn load_config(&mut self) -> Result<()> {
+        let mut q = self.db.prepare_transient("SELECT name, value FROM main.crsql_meta")?;
+        let mut c = Config { drift_ms: rejoin_crdt::limits::DRIFT_MS, ..Config::default() };
+        let mut format = None;
+        while q.step()? {
+            let name = q.column_text(0).to_vec();
+            let int = q.column_int(1);
+            match name.as_slice() {
+                b"format" => format = Some(int),
+                b"file_id" => c.file_id = int,
+                b"hash_key_0" => c.hash_key.0 = int as u64,
+                b"hash_key_1" => c.hash_key.1 = int as u64,
+                b"mode" => c.owned = q.column_text(1) == b"owned",
+                b"clock" => c.lamport = q.column_text(1) == b"lamport",
+                b"merge-equal-values" => c.merge_equal = int != 0,
+                b"folded" => c.folded = int,
+                b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
+                b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
+                b"drift-ms" => c.drift_ms = int,
+                b"schema" => c.schema = int,
+                _ => {}
+            }
+        }
+        match format {
+            Some(f) if f <= crate::format::FORMAT => {}
+            Some(format) => return Err(Error::TooNew { format }),
+            None => return Err(Error::damaged("crsql_meta names no format")),
+        }
+        self.cfg = c;
+        let mut q = self.db.prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
+        let mut sites = Sites::default();
+        while q.step()? {
+            let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("site ordinal"))?;
+            let id = SiteId::from_slice(q.column_blob(1)).ok_or_else(|| Error::damaged("site id"))?;
+            sites.insert(ordinal, id);
+        }
+        if sites.id(self.cfg.own).is_none() {
+            return Err(Error::damaged("this replica has no site id"));
+        }
+        self.sites = sites;
+        Ok(())
+    }
+
+    fn tail_still_there(&self) -> Result<bool> {
+        if self.tail.lsn == 0 {
+            return Ok(false);
+        }
+        let mut q = self.db.prepare_transient("SELECT chain FROM main.crsql_log WHERE id = ?1")?;
+        q.bind_int(1, self.tail.lsn)?;
+        Ok(q.step()? && q.column_int(0) as u64 == self.tail.chain)
+    }
+
+    fn load_vector(&mut self) -> Result<()> {
+        self.vector = VersionVector::new();
+        self.chains.clear();
+        let mut q = self.db.prepare_transient("SELECT site, first, last, chain FROM main.crsql_vector")?;
+        while q.step()? {
+            let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("vector"))?;
+            let site = self.sites.id(ordinal).ok_or_else(|| Error::damaged("vector names no site"))?;
+            let (first, last) = (q.column_int(1) as u64, q.column_int(2) as u64);
+            if first == 0 || first > last {
+                return Err(Error::damaged("vector range"));
+            }
+            self.vector.insert_range(site, first..=last);
+            self.saw_chain(ordinal, last, q.column_int(3) as u64);
+        }
+        Ok(())
+    }
+
+    pub fn saw_chain(&mut self, site: u32, version: u64, chain: u64) {
+        let head = self.chains.entry(site).or_default();
+        if version >= head.0 {
+            *head = (version, chain);
+        }
+    }
+
+    pub fn is_hashed(&self, tbl: u32) -> bool {
+        // Tables that are gone or not loaded yet: the kind stands in crsql_tables.
+        self.catalog.get(tbl).map_or_else(|| self.saved_kind(tbl) == 1, |t| t.kind == KeyKind::Hashed)
+    }
+
+    fn saved_kind(&self, tbl: u32) -> i64 {
+        let read = || -> Result<i64> {
+            let mut q = self.db.prepare_transient("SELECT kind FROM main.crsql_tables WHERE id = ?1")?;
+            q.bind_int(1, i64::from(tbl))?;
+            q.step()?;
+            Ok(q.column_int(0))
+        };
+        read().unwrap_or(0)
+    }
+
+    /// Reads the log rows above the known tail; those above `folded` feed the overlay.
+    fn load_log(&mut self) -> Result<()> {
+        let from = self.tail.lsn.max(if self.tail.lsn == 0 { self.cfg.folded } else { 0 });
+        let mut q = cached(
+            &mut self.q.log_after,
+            self.db,
+            "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log \
+             WHERE id >= ?1 ORDER BY id",
+        )?;
+        q.bind_int(1, from)?;
+        let mut rows = Vec::new();
+        while q.step()? {
+            rows.push((read_log_head(q)?, q.column_blob(8).to_vec()));
+        }
+        q.reset();
+        for (mut row, bytes) in rows {
+            if row.lsn <= self.tail.lsn && self.tail.lsn != 0 {
+                continue;
+            }
+            if row.lsn > self.cfg.folded {
+                row.changes = Changes::decode(&bytes, &row.base(), |t| self.is_hashed(t))?;
+                self.count_in(&row)?;
+                let changes = std::mem::take(&mut row.changes);
+                for (tbl, list) in changes.tables {
+                    for (loc, record) in list.inline {
+                        self.overlay.set(tbl, loc, record);
+                    }
+                }
+            }
+            self.tail =
+                Tail { lsn: row.lsn, db_version: row.db_version, high: row.high, chain: row.header.chain };
+        }
+        Ok(())
+    }
+
+    /// Takes a log row into the version vector.
+    fn count_in(&mut self, row: &LogRow) -> Result<()> {
+        let h = row.header;
+        if h.version > 0 {
+            let site = self.sites.id(h.site).ok_or_else(|| Error::damaged("log row of no site"))?;
+            self.vector.insert(site, h.version);
+            self.saw_chain(h.site, h.version, h.chain);
+            self.vector_dirty.insert(h.site);
+        }
+        Ok(())
+    }
+
+    pub fn own_site(&self) -> SiteId {
+        self.sites.id(self.cfg.own).unwrap_or(SiteId([0; 16]))
+    }
+
+    /// The ordinal of a site, given out if it is new.
+    pub fn intern_site(&mut self, id: SiteId) -> Result<u32> {
+        if let Some(ordinal) = self.sites.ordinal(&id) {
+            return Ok(ordinal);
+        }
+        let ordinal = self.sites.next();
+        let mut q =
+            self.db.prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
+        q.run(&[ValueRef::Integer(i64::from(ordinal)), ValueRef::Blob(id.as_bytes())])?;
+        self.sites.insert(ordinal, id);
+        Ok(ordinal)
+    }
+
+    pub fn set_meta(&mut self, name: &str, value: ValueRef<'_>) -> Result<()> {
+        let q = cached(
+            &mut self.q.meta_put,
+            self.db,
+            "INSERT INTO main.crsql_meta(name, value) VALUES (?1, ?2) \
+             ON CONFLICT DO UPDATE SET value = excluded.value WHERE value IS NOT excluded.value",
+        )?;
+        Ok(q.run(&[ValueRef::Text(name.as_bytes()), value])?)
+    }
+
+    pub fn store(&mut self, t: &Table) -> &mut TableStore {
+        let db = self.db;
+        self.stores.entry(t.id).or_insert_with(|| TableStore::new(db, t))
+    }
+
+    pub fn load(&mut self, t: &Table, loc: &Loc) -> Result<Option<Record>> {
+        if let Some(entry) = self.overlay.get(t.id, loc) {
+            return Ok(entry.clone());
+        }
+        self.store(t).load(loc)
+    }
+
+    /// The version that the open transaction's next change gets.
+    pub fn next_db_version(&mut self) -> i64 {
+        if self.txn.at_current {
+            return self.txn.base_db_version;
+        }
+        let base = if self.txn.joined { self.txn.base_db_version } else { self.tail.db_version };
+        let next = (base + 1).max(self.txn.pending.unwrap_or(0));
+        self.txn.pending = Some(next);
+        next
+    }
+
+    /// Writes the metadata of all changed rows and the log rows that name them.
+    pub fn write_out(&mut self) -> Result<()> {
+        if self.txn.works.is_empty() && self.txn.parked.is_empty() {
+            return Ok(());
+        }
+        self.reload_txn_rows()?;
+        let mut works: Vec<Work> = std::mem::take(&mut self.txn.works).into_values().collect();
+        works.retain(|w| !w.touched.is_empty());
+        works.sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
+        let mut lists: BTreeMap<i64, Changes> = BTreeMap::new();
+        for db_version in std::mem::take(&mut self.txn.parked) {
+            lists.entry(db_version).or_default().parked = true;
+        }
+        for &db_version in works.iter().flat_map(|w| &w.touched) {
+            lists.entry(db_version).or_default();
+        }
+        let rows = &self.txn.rows;
+        let earlier: usize = rows.iter().map(|r| r.changes.inline_count()).sum();
+        let inline = lists.len() == 1
+            && works.len() + earlier <= INLINE_ROWS_MAX
+            && rows.iter().all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline());
+        if inline && let Some((db_version, mut changes)) = lists.pop_first() {
+            self.list_inline(works, &mut changes);
+            let entries = changes.clone();
+            if self.put_log(db_version, changes, Some(INLINE_BYTES_MAX))? {
+                for (tbl, list) in entries.tables {
+                    for (loc, record) in list.inline {
+                        self.overlay.set(tbl, loc, record);
+                    }
+                }
+                return if self.overlay.len > OVERLAY_MAX { self.fold() } else { Ok(()) };
+            }
+            let all = entries.tables.into_iter().map(|(tbl, l)| (tbl, l.inline.into_iter().collect()));
+            return self.spill(all.collect()).map(drop);
+        }
+        let mut updates: HashMap<u32, Vec<(Loc, Option<Record>)>> = HashMap::new();
+        for work in works {
+            list_work(work, &mut lists, &mut updates);
+        }
+        let ranges = self.spill(updates)?;
+        for (db_version, mut changes) in lists {
+            changes.shorten(&ranges);
+            self.put_log(db_version, changes, None)?;
+        }
+        // Rows that an earlier flush of this transaction kept in its log row are in the blocks now.
+        self.fold()
+    }
+
+    fn list_inline(&self, works: Vec<Work>, changes: &mut Changes) {
+        for work in works {
+            let now = work.loc();
+            let list = changes.tables.entry(work.table.id).or_default();
+            if let Some(old) = work.stored.filter(|old| Some(old) != now.as_ref()) {
+                list.inline.insert(old, None);
+            }
+            if let Some(loc) = now {
+                let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
+                list.inline.insert(loc, Some(Record { row, spelling: work.spelling }));
+            }
+        }
+    }
+
+    /// Writes records into the blocks, after those that the overlay still holds. Returns, per table, the ranges
+    /// of keys that were written.
+    fn spill(&mut self, updates: HashMap<u32, Vec<(Loc, Option<Record>)>>) -> Result<KeyRanges> {
+        self.fold()?;
+        let mut ranges = KeyRanges::new();
+        for (tbl, list) in updates {
+            ranges.insert(tbl, self.apply_to_blocks(tbl, list)?);
+        }
+        Ok(ranges)
+    }
+
+    /// After a ROLLBACK TO: which log rows of this transaction are still in the file.
+    fn reload_txn_rows(&mut self) -> Result<()> {
+        if !self.txn.rows_stale {
+            return Ok(());
+        }
+        self.txn.rows_stale = false;
+        let mut q = self.db.prepare_transient(
+            "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log \
+             WHERE id > ?1 ORDER BY id",
+        )?;
+        q.bind_int(1, self.txn.committed_lsn)?;
+        self.txn.rows.clear();
+        while q.step()? {
+            let mut row = read_log_head(&q)?;
+            row.changes = Changes::decode(q.column_blob(8), &row.base(), |t| self.is_hashed(t))?;
+            self.txn.rows.push(row);
+        }
+        let own = self.cfg.own;
+        let applied = &self.txn.applied;
+        let local = self.txn.rows.iter().rfind(|r| r.header.site == own && !applied.contains_key(&r.db_version));
+        self.txn.local = local.map(|r| r.header);
+        Ok(())
+    }
+
+    pub fn apply_to_blocks(&mut self, tbl: u32, list: Vec<(Loc, Option<Record>)>) -> Result<Vec<(Rc<[u8]>, Rc<[u8]>)>> {
+        let Some(table) = self.catalog.get(tbl).cloned() else { return Ok(Vec::new()) };
+        let mut rows = Vec::new();
+        let mut keys = Vec::new();
+        for (loc, record) in list {
+            match loc {
+                Loc::Row(row) => rows.push((row, record.map(|r| r.row))),
+                Loc::Key(key) => keys.push((key, record)),
+            }
+        }
+        rows.sort_by_key(|r| r.0);
+        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        let store = self.store(&table);
+        store.apply_rows(rows)?;
+        store.apply_keys(keys)
+    }
+
+    /// Moves the overlay into the blocks: log rows up to now are folded.
+    pub fn fold(&mut self) -> Result<()> {
+        for (tbl, list) in self.overlay.take() {
+            self.apply_to_blocks(tbl, list.into_iter().collect())?;
+        }
+        let lsn = self.tail.lsn;
+        if self.cfg.folded != lsn {
+            self.set_meta("folded", ValueRef::Integer(lsn))?;
+            self.cfg.folded = lsn;
+        }
+        self.save_vector()
+    }
+
+    fn save_vector(&mut self) -> Result<()> {
+        for ordinal in std::mem::take(&mut self.vector_dirty) {
+            let Some(site) = self.sites.id(ordinal) else { continue };
+            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_vector WHERE site = ?1")?;
+            del.run(&[ValueRef::Integer(i64::from(ordinal))])?;
+            let mut put = self.db.prepare_transient(
+                "INSERT INTO main.crsql_vector(site, first, last, chain) VALUES (?1, ?2, ?3, ?4)",
+            )?;
+            let head = self.chains.get(&ordinal).copied().unwrap_or_default();
+            for range in self.vector.ranges(&site).into_iter().flat_map(|r| r.iter()) {
+                let chain = if *range.end() == head.0 { head.1 as i64 } else { 0 };
+                put.run(&[
+                    ValueRef::Integer(i64::from(ordinal)),
+                    ValueRef::Integer(*range.start() as i64),
+                    ValueRef::Integer(*range.end() as i64),
+                    ValueRef::Integer(chain),
+                ])?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The header of the local transaction, made with its first log row.
+    pub fn local_header(&mut self) -> Result<Header> {
+        if let Some(h) = self.txn.local {
+            return Ok(h);
+        }
+        let own = self.cfg.own;
+        let version = self.vector.max(&self.own_site()) + 1;
+        let mut nonce = [0u8; 8];
+        getrandom::fill(&mut nonce).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+        let nonce = u64::from_le_bytes(nonce);
+        let previous = self.chains.get(&own).map_or(0, |c| c.1);
+        let chain = rejoin_crdt::chain::next(previous, version, nonce);
+        let h = Header { site: own, version, clock: self.txn.clock.unwrap_or(0), nonce, chain };
+        self.txn.local = Some(h);
+        Ok(h)
+    }
+
+    /// Writes or extends the log row of `db_version`; false (and only names in it) if its inline records would
+    /// take more than `inline_max` bytes.
+    pub fn put_log(&mut self, db_version: i64, changes: Changes, inline_max: Option<usize>) -> Result<bool> {
+        let header = match self.txn.applied.get(&db_version) {
+            Some(h) => *h,
+            None => self.local_header()?,
+        };
+        let found = self.txn.rows.iter().position(|r| r.db_version == db_version && same_txn(&r.header, &header));
+        let mut row = match found {
+            Some(i) => self.txn.rows.swap_remove(i),
+            None => LogRow { lsn: self.tail.lsn + 1, db_version, header, ..LogRow::default() },
+        };
+        row.changes.merge(changes);
+        // The clock is minted with the first write, which may come after the log row was begun.
+        if row.header.clock == 0 {
+            row.header.clock = self.txn.clock.filter(|_| !self.txn.applied.contains_key(&db_version)).unwrap_or(0);
+        }
+        row.high = self.tail.high.max(row.header.clock).max(self.txn.high);
+        if inline_max.is_none() {
+            row.changes.spill();
+        }
+        let mut bytes = row.changes.encode(&row.base(), |t| self.is_hashed(t));
+        let fits = inline_max.is_none_or(|max| bytes.len() <= max);
+        if !fits {
+            row.changes.spill();
+            bytes = row.changes.encode(&row.base(), |t| self.is_hashed(t));
+        }
+        self.write_log_row(&row, &bytes)?;
+        self.count_in(&row)?;
+        self.tail.high = self.tail.high.max(row.high);
+        if row.lsn > self.tail.lsn {
+            let (lsn, high, chain) = (row.lsn, self.tail.high, row.header.chain);
+            self.tail = Tail { lsn, db_version: row.db_version, high, chain };
+        }
+        self.txn.rows.push(row);
+        Ok(fits)
+    }
+
+    fn write_log_row(&mut self, row: &LogRow, bytes: &[u8]) -> Result<()> {
+        let q = cached(
+            &mut self.q.log_put,
+            self.db,
+            "REPLACE INTO main.crsql_log(id, db_version, site, version, clock, nonce, chain, high, changes) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
+        )?;
+        let h = &row.header;
+        let high = if row.high == h.clock { ValueRef::Null } else { ValueRef::Integer(row.high) };
+        Ok(q.run(&[
+            ValueRef::Integer(row.lsn),
+            ValueRef::Integer(row.db_version),
+            ValueRef::Integer(i64::from(h.site)),
+            ValueRef::Integer(h.version as i64),
+            ValueRef::Integer(h.clock),
+            ValueRef::Integer(h.nonce as i64),
+            ValueRef::Integer(h.chain as i64),
+            high,
+            ValueRef::Blob(bytes),
+        ])?)
+    }
+
+    /// An empty log row for a transaction of an applied changeset that changed nothing here.
+    pub fn log_empty(&mut self, db_version: i64) -> Result<()> {
+        self.put_log(db_version, Changes::default(), None).map(drop)
+    }
+}
+
+fn same_txn(a: &Header, b: &Header) -> bool {
+    a.site == b.site && a.version == b.version
+}
+
+/// Reads id, db_version, site, version, clock, nonce, chain, high from the first columns.
+pub fn read_log_head(q: &Stmt) -> Result<LogRow> {
+    let clock = q.column_int(4);
+    let header = Header {
+        site: u32::try_from(q.column_int(2)).map_err(|_| Error::damaged("log row"))?,
+        version: q.column_int(3) as u64,
+        clock,
+        nonce: q.column_int(5) as u64,
+        chain: q.column_int(6) as u64,
+    };
+    let high = match q.column(7) {
+        ValueRef::Integer(h) => h,
+        _ => clock,
+    };
+    Ok(LogRow {
+        lsn: q.column_int(0),
+        db_version: q.column_int(1),
+        header,
+        high,
+        changes: Changes::default(),
+    })
+}
+
+/// Names a changed row in the lists of its db_versions and says what is to be stored where.
+fn list_work(
+    work: Work,
+    lists: &mut BTreeMap<i64, Changes>,
+    updates: &mut HashMap<u32, Vec<(Loc, Option<Record>)>>,
+) {
+    let tbl = work.table.id;
+    let now = work.loc();
+    let updates = updates.entry(tbl).or_default();
+    if let Some(old) = work.stored.filter(|old| Some(old) != now.as_ref()) {
+        updates.push((old, None));
+    }
+    let Some(loc) = now else { return };
+    for db_version in work.touched {
+        let list = lists.entry(db_version).or_default().tables.entry(tbl).or_default();
+        list.name(&loc);
+    }
+    let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
+    updates.push((loc, Some(Record { row, spelling: work.spelling })));
+}

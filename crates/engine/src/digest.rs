@@ -1,0 +1,459 @@
+//! From events to metadata: what each write of the transaction means for the versions of its row.
+
+use crate::capture::Capture;
+use crate::catalog::{KeyKind, Table};
+use crate::core::{Core, Work};
+use crate::error::{Error, Result};
+use crate::image::{RowReader, Target, changed};
+use crate::journal::{Event, Journal, Kind, Slice};
+use crate::store::Loc;
+use crate::value;
+use rejoin_crdt::hlc;
+use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+type RowKey = (u32, i64);
+
+/// Turns the events that were not yet into works.
+pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
+    let from = cap.journal.digested;
+    let to = cap.journal.events.len();
+    if from == to {
+        return Ok(());
+    }
+    if core.txn.clock.is_none() && !core.cfg.lamport {
+        let high = core.tail.high.max(core.txn.high);
+        core.txn.clock = Some(hlc::mint(high, (core.now_ms)()));
+    }
+    let masks = resolve(core, cap, from)?;
+    let moves = moves(&cap.journal.events, from);
+    for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
+        let Some(t) = core.catalog.get(e.tbl).cloned() else { continue };
+        let mut step = Step { core, journal: &cap.journal, t };
+        match e.kind {
+            Kind::Insert => step.insert(e)?,
+            Kind::Delete => step.delete(e)?,
+            Kind::Image | Kind::Mask => match masks.get(&i) {
+                // The UPDATE changed the key too: the move stamps all cells.
+                Some(_) if moves.contains_key(&i) => {}
+                Some(mask) => step.update(e, mask)?,
+                None => {}
+            },
+            Kind::Move => {
+                let image = moves.iter().find(|(_, m)| **m == i).map(|(image, _)| *image);
+                step.change_key(e, image.and_then(|image| masks.get(&image)))?;
+            }
+            Kind::MaybeMove if masks.contains_key(&i) => step.change_key(e, None)?,
+            Kind::MaybeMove => {}
+            Kind::Replaces => step.replaces(e)?,
+        }
+    }
+    cap.journal.digested = to;
+    Ok(())
+}
+
+/// For each UPDATE that changed something: the columns. A key in the map for a `MaybeMove` says that it happened
+/// without the trigger on key columns having told (`SET rowid = ...`).
+fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<usize, ColSet>> {
+    let mut masks = HashMap::new();
+    let mut open: HashMap<RowKey, usize> = HashMap::new();
+    let events = &cap.journal.events;
+    for (i, e) in events.iter().enumerate().skip(from) {
+        let at = (e.tbl, e.row);
+        match e.kind {
+            Kind::Image => {
+                if let Some(before) = open.insert(at, i) {
+                    let now = images(cap, e.data);
+                    let old = events.get(before).and_then(|b| images(cap, b.data));
+                    if let (Some(old), Some(now)) = (old, now) {
+                        note(&mut masks, before, changed(old, now));
+                    }
+                }
+            }
+            Kind::Mask => {
+                masks.insert(i, mask_of(cap.journal.bytes(e.data)));
+            }
+            Kind::Move => {
+                if let Some(before) = open.remove(&at) {
+                    open.insert((e.tbl, e.row2), before);
+                }
+            }
+            Kind::MaybeMove => {
+                let confirmed = |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
+                if !events.iter().skip(i + 1).take(8).any(confirmed) && moved(core, e)? {
+                    masks.insert(i, ColSet::EMPTY);
+                    if let Some(before) = open.remove(&at) {
+                        open.insert((e.tbl, e.row2), before);
+                    }
+                }
+            }
+            Kind::Delete => {
+                open.remove(&at);
+            }
+            // An insert keeps it open: a younger trigger of the user's updates the new row before we hear of it.
+            Kind::Insert | Kind::Replaces => {}
+        }
+    }
+    let mut left: Vec<(RowKey, usize)> = open.into_iter().collect();
+    left.sort_unstable();
+    compare_with_table(core, cap, &left, &mut masks)?;
+    Ok(masks)
+}
+
+/// The image that the UPDATE behind a move took just before: image event to move event.
+fn moves(events: &[Event], from: usize) -> HashMap<usize, usize> {
+    let mut pairs = HashMap::new();
+    for (i, e) in events.iter().enumerate().skip(from).filter(|(_, e)| e.kind == Kind::Move) {
+        let taken = |&j: &usize| {
+            events.get(j).is_some_and(|b| {
+                matches!(b.kind, Kind::Image | Kind::Mask) && (b.tbl, b.row) == (e.tbl, e.row)
+            })
+        };
+        if let Some(image) = (from.max(i.saturating_sub(8))..i).rev().find(taken) {
+            pairs.insert(image, i);
+        }
+    }
+    pairs
+}
+
+fn note(masks: &mut HashMap<usize, ColSet>, event: usize, mask: ColSet) {
+    if !mask.is_empty() {
+        masks.insert(event, mask);
+    }
+}
+
+fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
+    let bytes = cap.journal.bytes(data);
+    let (layout, image) = bytes.split_at_checked(4)?;
+    let layout = u32::from_le_bytes(layout.try_into().ok()?);
+    Some((cap.layouts.get(layout as usize)?.as_ref(), image))
+}
+
+/// Column sets of hook events stand in the arena as words.
+pub fn mask_of(bytes: &[u8]) -> ColSet {
+    let words: Vec<u64> =
+        bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8]))).collect();
+    ColSet::from_words(&words)
+}
+
+/// Whether an announced change of rowid happened: the old row is gone and the new one is there.
+fn moved(core: &mut Core, e: &Event) -> Result<bool> {
+    let Some(t) = core.catalog.get(e.tbl).cloned() else { return Ok(false) };
+    let mut q = core.db.prepare_transient(&format!(
+        "SELECT NOT EXISTS (SELECT 1 FROM {0} WHERE {1} = ?1) AND EXISTS (SELECT 1 FROM {0} WHERE {1} = ?2)",
+        t.quoted(),
+        t.rowid
+    ))?;
+    q.bind_int(1, e.row)?;
+    q.bind_int(2, e.row2)?;
+    q.step()?;
+    Ok(q.column_int(0) != 0)
+}
+
+fn compare_with_table(
+    core: &mut Core,
+    cap: &Capture,
+    left: &[(RowKey, usize)],
+    masks: &mut HashMap<usize, ColSet>,
+) -> Result<()> {
+    let mut reader: Option<RowReader> = None;
+    let mut now = Vec::new();
+    for &((tbl, row), i) in left {
+        if reader.as_ref().is_none_or(|r| r.table.id != tbl) {
+            let Some(t) = core.catalog.get(tbl).cloned() else { continue };
+            reader = Some(RowReader::new(core.db, &t)?);
+        }
+        let (Some(r), Some(e)) = (&mut reader, cap.journal.events.get(i)) else { continue };
+        let target = match r.table.kind {
+            KeyKind::Keyed => Target::Key(cap.journal.bytes(e.key)),
+            _ => Target::Row(row),
+        };
+        now.clear();
+        let there = r.seek(target)?;
+        if there {
+            r.image(cap.hash_key, &mut now);
+        }
+        r.done();
+        if there && let Some(old) = images(cap, e.data) {
+            note(masks, i, changed(old, (&r.table, &now)));
+        }
+    }
+    Ok(())
+}
+
+/// One event applied to its row.
+struct Step<'a> {
+    core: &'a mut Core,
+    journal: &'a Journal,
+    t: Rc<Table>,
+}
+
+impl Step<'_> {
+    fn work(&mut self, row: Option<i64>, key: Slice, hash: u64) -> Result<&mut Work> {
+        let packed = self.journal.bytes(key);
+        self.core.work_stored(&self.t, row, packed, hash)
+    }
+
+    fn insert(&mut self, e: &Event) -> Result<()> {
+        let known = self.t.kind == KeyKind::RowId;
+        let work = self.work(known.then_some(e.row), e.key, e.hash)?;
+        let replaced = work.meta.is_alive();
+        work.row = Some(e.row);
+        let at = self.work_at(e.row, e.hash);
+        self.core.born(at, replaced)
+    }
+
+    fn work_at(&self, row: i64, hash: u64) -> (u32, u64) {
+        work_at(&self.t, row, hash)
+    }
+
+    fn delete(&mut self, e: &Event) -> Result<()> {
+        self.work(Some(e.row), e.key, e.hash)?;
+        let at = self.work_at(e.row, e.hash);
+        self.core.died(at)
+    }
+
+    fn update(&mut self, e: &Event, mask: &ColSet) -> Result<()> {
+        let work = self.work(Some(e.row), e.key, e.hash)?;
+        if work.meta.cl == 0 {
+            work.meta.cl = 1;
+        }
+        let at = self.work_at(e.row, e.hash);
+        self.core.write_cells(at, mask)
+    }
+
+    fn replaces(&mut self, e: &Event) -> Result<()> {
+        self.work(Some(e.row), e.key, e.hash).map(drop)
+    }
+
+    /// Rule 3.5: the cells under the new key, then the old key's sentinel, then the new key's.
+    fn change_key(&mut self, e: &Event, changed: Option<&ColSet>) -> Result<()> {
+        let (old_at, new_at) = (self.work_at(e.row, e.hash), self.work_at(e.row2, e.hash2));
+        let old = self.work(Some(e.row), e.key, e.hash)?;
+        if old_at == new_at {
+            // The rowid moved, or the key was spelled anew under the same identity.
+            old.row = Some(e.row2);
+            let spelled = e.key != e.key2 && self.journal.bytes(e.key) != self.journal.bytes(e.key2);
+            if spelled {
+                self.core.died(old_at)?;
+                let packed = self.journal.bytes(e.key2);
+                self.core.respell(old_at, packed)?;
+                return self.core.born(old_at, false);
+            }
+            let own = self.core.next_db_version();
+            if let Some(work) = self.core.txn.works.get_mut(&old_at) {
+                work.touch(own);
+            }
+            return Ok(());
+        }
+        let moved = old.meta.clone();
+        let known = self.t.kind == KeyKind::RowId;
+        let new = self.work(known.then_some(e.row2), e.key2, e.hash2)?;
+        let hit = new.meta.is_alive();
+        new.row = Some(e.row2);
+        let changed = changed.cloned().unwrap_or_default();
+        self.core.take_over(old_at, new_at, &Moved { meta: moved, changed, hit })
+    }
+}
+
+/// A row on its way to another key.
+struct Moved {
+    meta: RowMeta,
+    /// Columns that the same UPDATE changed.
+    changed: ColSet,
+    /// A living row stands under the new key (UPDATE OR REPLACE).
+    hit: bool,
+}
+
+pub fn work_at(t: &Table, row: i64, hash: u64) -> (u32, u64) {
+    match t.kind {
+        KeyKind::RowId => (t.id, row as u64),
+        _ => (t.id, hash),
+    }
+}
+
+impl Core {
+    /// The work of a row that stands (or stood) in the table: its key has the columns' affinity. `row` is the
+    /// rowid under which metadata of a living row may be found.
+    pub fn work_stored(&mut self, t: &Rc<Table>, row: Option<i64>, packed: &[u8], hash: u64) -> Result<&mut Work> {
+        let at = work_at(t, row.unwrap_or(0), hash);
+        if !self.txn.works.contains_key(&at) {
+            let identity = if t.kind == KeyKind::RowId {
+                None
+            } else {
+                Some(value::identity_of_stored(t, packed)?)
+            };
+            let work = self.open_work(t, row, identity, hash)?;
+            self.txn.works.insert(at, work);
+        }
+        self.txn.works.get_mut(&at).ok_or_else(|| Error::damaged("work"))
+    }
+
+    /// Reads a row's metadata into a new work.
+    pub fn open_work(
+        &mut self,
+        t: &Rc<Table>,
+        row: Option<i64>,
+        identity: Option<value::Identity>,
+        hash: u64,
+    ) -> Result<Work> {
+        let (key, spelling) = identity.map_or((None, None), |i| (Some(i.key), i.spelling));
+        let mut work = Work {
+            table: Rc::clone(t),
+            row,
+            key,
+            spelling,
+            hash: if t.kind == KeyKind::Hashed { hash } else { 0 },
+            meta: RowMeta::default(),
+            stored: None,
+            touched: smallvec::SmallVec::new(),
+        };
+        let mut found = None;
+        if let Some(row) = row.filter(|_| t.kind != KeyKind::Keyed) {
+            let loc = Loc::Row(row);
+            found = self.load(t, &loc)?.filter(|r| t.kind == KeyKind::RowId || r.row.hash == hash).map(|r| (loc, r));
+        }
+        if found.is_none()
+            && let Some(key) = &work.key
+        {
+            let loc = Loc::Key(Rc::clone(key));
+            found = self.load(t, &loc)?.map(|r| (loc, r));
+        }
+        if let Some((loc, record)) = found {
+            work.meta = record.row.meta;
+            work.stored = Some(loc);
+            if record.spelling.is_some() {
+                work.spelling = record.spelling;
+            }
+        } else if let Some(record) = self.txn.orphans.remove(&(t.id, hash)) {
+            work.meta = record.row.meta;
+        }
+        Ok(work)
+    }
+
+    /// A row was inserted, or put in the place of a living one.
+    pub fn born(&mut self, at: (u32, u64), replaced: bool) -> Result<()> {
+        let (db_version, site) = (self.next_db_version(), self.cfg.own);
+        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        let cols = work.table.col_set.clone();
+        if !replaced {
+            let known = work.meta.cl > 0;
+            work.meta.cl = if known { work.meta.cl + 1 } else { 1 };
+            work.meta.groups.clear();
+            work.meta.sentinel = None;
+            // A spelling that is not the identity form must travel, and a sentinel carries it.
+            if known || cols.is_empty() || work.spelling.is_some() {
+                work.meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
+                self.txn.seq += 1;
+                work.touch(db_version);
+            }
+        }
+        work.touch(db_version);
+        if replaced && self.cfg.lamport && work.meta.sentinel.is_none() && !cols.is_empty() {
+            // cr-sqlite counts the sentinel that it does not write.
+            self.txn.seq += 1;
+        }
+        self.write_cells(at, &cols)
+    }
+
+    /// A row was deleted.
+    pub fn died(&mut self, at: (u32, u64)) -> Result<()> {
+        let (db_version, site) = (self.next_db_version(), self.cfg.own);
+        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        if work.meta.cl > 0 && !work.meta.is_alive() {
+            return Ok(());
+        }
+        work.meta.cl = if work.meta.cl == 0 { 2 } else { work.meta.cl + 1 };
+        work.meta.groups.clear();
+        work.meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
+        self.txn.seq += 1;
+        work.touch(db_version);
+        Ok(())
+    }
+
+    /// A local write of some cells.
+    pub fn write_cells(&mut self, at: (u32, u64), cols: &ColSet) -> Result<()> {
+        if cols.is_empty() {
+            return Ok(());
+        }
+        let (db_version, site) = (self.next_db_version(), self.cfg.own);
+        let clock = self.txn.clock.unwrap_or(0);
+        let lamport = self.cfg.lamport;
+        let txn = &mut self.txn;
+        let Some(work) = txn.works.get_mut(&at) else { return Ok(()) };
+        work.touch(db_version);
+        let fresh = work.meta.groups.is_empty();
+        let newest = if fresh {
+            0
+        } else {
+            cols.iter().filter_map(|c| work.meta.cell(c)).map(|c| c.0.col_version).max().unwrap_or(0)
+        };
+        if work.table.ordered && (fresh || (!lamport && newest < clock)) {
+            let col_version = if lamport { 1 } else { clock };
+            let stamp = Stamp { col_version, db_version, site };
+            work.meta.write(cols.clone(), stamp, txn.seq);
+            txn.seq += i64::from(cols.len());
+            txn.high = txn.high.max(col_version);
+            return Ok(());
+        }
+        let table = Rc::clone(&work.table);
+        for col in table.cols.iter().filter(|c| cols.contains(c.id)) {
+            let previous = work.meta.cell(col.id).map_or(0, |c| c.0.col_version);
+            let col_version = if lamport { previous + 1 } else { hlc::for_cell(previous, clock) };
+            work.meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, txn.seq);
+            txn.seq += 1;
+            txn.high = txn.high.max(col_version);
+        }
+        Ok(())
+    }
+
+    /// The key was spelled otherwise.
+    pub fn respell(&mut self, at: (u32, u64), packed: &[u8]) -> Result<()> {
+        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        if work.table.kind != KeyKind::RowId {
+            work.spelling = value::identity_of_stored(&work.table, packed)?.spelling;
+        }
+        Ok(())
+    }
+
+    /// The row `old` goes on under the key of `new` (rule 3.5).
+    fn take_over(&mut self, old: (u32, u64), new: (u32, u64), moved: &Moved) -> Result<()> {
+        let (db_version, site) = (self.next_db_version(), self.cfg.own);
+        let (clock, lamport, hit) = (self.txn.clock.unwrap_or(0), self.cfg.lamport, moved.hit);
+        let txn = &mut self.txn;
+        let Some(work) = txn.works.get_mut(&new) else { return Ok(()) };
+        let before = std::mem::take(&mut work.meta);
+        work.meta.cl = match before.cl {
+            0 => 1,
+            cl if hit => cl,
+            cl => cl + 1,
+        };
+        work.meta.sentinel = before.sentinel.filter(|_| hit);
+        let table = Rc::clone(&work.table);
+        for col in &table.cols {
+            let from = moved.meta.cell(col.id).map(|c| c.0.col_version);
+            // A living row that is replaced gets every column: elsewhere it keeps none of its own either.
+            let Some(from) = from.or_else(|| (hit || moved.changed.contains(col.id)).then_some(0)) else { continue };
+            let there = before.cell(col.id).filter(|_| hit).map_or(0, |c| c.0.col_version);
+            let col_version = if lamport {
+                (from + i64::from(moved.changed.contains(col.id))).max(there + i64::from(hit)).max(1)
+            } else {
+                hlc::for_cell(from.max(there), clock)
+            };
+            work.meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, txn.seq);
+            txn.seq += 1;
+            txn.high = txn.high.max(col_version);
+        }
+        work.touch(db_version);
+        self.died(old)?;
+        let seq = self.txn.seq;
+        if let Some(work) = self.txn.works.get_mut(&new)
+            && work.meta.sentinel.is_none()
+        {
+            work.meta.sentinel = Some(Sentinel { db_version, site, seq });
+            self.txn.seq += 1;
+        }
+        Ok(())
+    }
+}

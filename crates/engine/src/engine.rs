@@ -1,0 +1,298 @@
+//! One connection's engine: the journal and the core behind SQLite's callbacks.
+//!
+//! **Invariant:** no borrow of `core` is held while a statement of the user's runs, except by a merge, whose
+//! triggers find `core` busy and answer from `Cell`s or refuse.
+
+use crate::capture::Capture;
+use crate::core::Core;
+use crate::digest::digest;
+use crate::error::{Error, Result};
+use crate::journal::Kind;
+use rejoin_sqlite::{Db, ValueRef};
+use std::cell::{Cell, RefCell, RefMut};
+use std::collections::HashSet;
+use std::rc::Rc;
+
+pub const CAPTURE_TABLE: &str = "crsql_capture_table";
+const CLOSE_HOOK: &str = "crsql_close_hook";
+
+/// Called with what a transaction changed, after it committed.
+pub type Observer = Box<dyn Fn(&crate::observe::Commit)>;
+
+pub struct Engine {
+    pub db: Db,
+    pub core: RefCell<Core>,
+    pub cap: RefCell<Capture>,
+    joined: Cell<bool>,
+    /// 1 while a merge writes to user tables.
+    pub sync_bit: Cell<bool>,
+    /// The table that a merge writes to right now.
+    merging: Cell<Option<u32>>,
+    suspended: RefCell<HashSet<u32>>,
+    armed: Cell<bool>,
+    pub observers: RefCell<Vec<Observer>>,
+}
+
+impl Engine {
+    pub fn register(db: Db) -> Result<Rc<Engine>> {
+        let engine = Rc::new(Engine {
+            db,
+            core: RefCell::new(Core::new(db)),
+            cap: RefCell::default(),
+            joined: Cell::new(false),
+            sync_bit: Cell::new(false),
+            merging: Cell::new(None),
+            suspended: RefCell::default(),
+            armed: Cell::new(false),
+            observers: RefCell::default(),
+        });
+        crate::functions::register(&engine)?;
+        crate::changes::register(&engine)?;
+        crate::vtab::register(&engine)?;
+        db.create_close_hook(CLOSE_HOOK, Rc::clone(&engine), |e| e.close())?;
+        Ok(engine)
+    }
+
+    /// Before the first statement is kept: see `create_close_hook`.
+    pub fn arm(&self) -> Result<()> {
+        if !self.armed.replace(true) {
+            self.db.arm_close_hook(CLOSE_HOOK)?;
+        }
+        Ok(())
+    }
+
+    fn close(&self) {
+        self.armed.set(false);
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.close();
+        }
+        if let Ok(mut cap) = self.cap.try_borrow_mut() {
+            cap.forget_statements();
+        }
+    }
+
+    pub fn is_merging(&self, tbl: u32) -> bool {
+        self.merging.get() == Some(tbl)
+    }
+
+    pub fn is_suspended(&self, tbl: u32) -> bool {
+        self.suspended.borrow().contains(&tbl)
+    }
+
+    pub fn suspend(&self, tbl: u32, on: bool) {
+        let mut set = self.suspended.borrow_mut();
+        if on {
+            set.insert(tbl);
+        } else {
+            set.remove(&tbl);
+        }
+    }
+
+    pub fn is_joined(&self) -> bool {
+        self.joined.get()
+    }
+
+    /// Runs `f` as a merge's write to `tbl`: its own triggers are not captured, others see the sync bit.
+    pub fn merging<R>(&self, tbl: u32, f: impl FnOnce() -> R) -> R {
+        let (table, bit) = (self.merging.replace(Some(tbl)), self.sync_bit.replace(true));
+        let result = f();
+        self.merging.set(table);
+        self.sync_bit.set(bit);
+        result
+    }
+
+    pub fn core(&self) -> Result<RefMut<'_, Core>> {
+        self.arm()?;
+        self.core.try_borrow_mut().map_err(|_| Error::State {
+            why: "this cannot be called from a trigger while a merge writes to the table".into(),
+        })
+    }
+
+    /// Joins the write transaction: from here on its end is told to the engine.
+    pub fn join(&self) -> Result<()> {
+        if self.joined.get() {
+            return Ok(());
+        }
+        self.arm()?;
+        let statement = self.cap.borrow_mut().join.take();
+        let mut statement = match statement {
+            Some(s) => s,
+            None => self.db.prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
+        };
+        let done = statement.step();
+        statement.reset();
+        done?;
+        let mut cap = self.cap.borrow_mut();
+        cap.join = Some(statement);
+        let mut core = self.core()?;
+        if !self.joined.get() {
+            return Err(Error::State { why: "a write needs a transaction".into() });
+        }
+        if let Err(e) = core.begin() {
+            self.joined.set(false);
+            return Err(e);
+        }
+        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
+        Ok(())
+    }
+
+    /// The schema changed inside the transaction.
+    pub fn reload_catalog(&self) -> Result<()> {
+        let mut core = self.core()?;
+        core.refresh(true)?;
+        let mut cap = self.cap.borrow_mut();
+        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
+        Ok(())
+    }
+
+    /// Makes the metadata tables where there are none.
+    pub fn make_ready(&self) -> Result<()> {
+        let mut core = self.core()?;
+        core.refresh(false)?;
+        if core.ready {
+            return Ok(());
+        }
+        drop(core);
+        self.scoped("crsql_init", || self.core()?.ensure_ready())
+    }
+
+    /// Runs `f` whole or not at all.
+    pub fn scoped<R>(&self, name: &str, f: impl FnOnce() -> Result<R>) -> Result<R> {
+        self.db.exec(&format!("SAVEPOINT {name}"))?;
+        match f() {
+            Ok(result) => {
+                if let Err(e) = self.db.exec(&format!("RELEASE {name}")) {
+                    let _ = self.db.exec(&format!("ROLLBACK TO {name}; RELEASE {name}"));
+                    return Err(e.into());
+                }
+                Ok(result)
+            }
+            Err(e) => {
+                // The error of `f` is the one to tell; a transaction that SQLite ended itself has no savepoint left.
+                let _ = self.db.exec(&format!("ROLLBACK TO {name}; RELEASE {name}"));
+                if let Ok(mut core) = self.core.try_borrow_mut() {
+                    core.stale = true;
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// Turns captured events into metadata in memory.
+    pub fn digest(&self, core: &mut Core) -> Result<()> {
+        let mut cap = self.cap.borrow_mut();
+        if cap.journal.digested == cap.journal.events.len() {
+            return Ok(());
+        }
+        core.refresh(true)?;
+        digest(core, &mut cap)
+    }
+
+    /// Writes everything that the open transaction owes to the file.
+    pub fn flush(&self) -> Result<()> {
+        if !self.joined.get() {
+            return Ok(());
+        }
+        let rowid = self.db.last_insert_rowid();
+        let mut core = self.core()?;
+        let done = self.digest(&mut core).and_then(|()| core.write_out());
+        self.db.set_last_insert_rowid(rowid);
+        done
+    }
+
+    pub fn on_begin(&self) {
+        self.joined.set(true);
+    }
+
+    pub fn on_sync(&self) -> Result<()> {
+        let changes = self.db.changes();
+        let explicit = self.db.is_autocommit();
+        let before = self.db.total_changes();
+        self.flush()?;
+        if explicit && self.db.total_changes() != before {
+            self.restore_changes(changes)?;
+        }
+        Ok(())
+    }
+
+    /// `changes()` after COMMIT is that of the last statement before it. Only a statement that changes so many rows
+    /// sets it: the newest log row is written again as often.
+    fn restore_changes(&self, changes: i64) -> Result<()> {
+        if self.db.changes() == changes {
+            return Ok(());
+        }
+        let sql = if changes == 0 {
+            "DELETE FROM main.crsql_log WHERE ?1 > 0"
+        } else {
+            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) \
+             REPLACE INTO main.crsql_log SELECT l.* FROM n, \
+             (SELECT * FROM main.crsql_log ORDER BY id DESC LIMIT 1) AS l"
+        };
+        let rowid = self.db.last_insert_rowid();
+        let done = self.db.prepare_transient(sql)?.run(&[ValueRef::Integer(changes)]);
+        self.db.set_last_insert_rowid(rowid);
+        Ok(done?)
+    }
+
+    pub fn on_commit(&self) {
+        let commit = self.core.try_borrow_mut().map(|mut core| core.end(true));
+        self.end();
+        if let Ok(Some(commit)) = commit {
+            for observer in self.observers.borrow().iter() {
+                observer(&commit);
+            }
+        }
+    }
+
+    pub fn on_rollback(&self) {
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.end(false);
+        }
+        self.end();
+    }
+
+    fn end(&self) {
+        self.joined.set(false);
+        if let Ok(mut cap) = self.cap.try_borrow_mut() {
+            cap.end();
+        }
+    }
+
+    pub fn on_savepoint(&self, level: i32) -> Result<()> {
+        let Ok(mut core) = self.core.try_borrow_mut() else { return Ok(()) };
+        if !core.txn.works.is_empty() {
+            core.write_out()?;
+        }
+        let txn = &core.txn;
+        self.cap.borrow_mut().journal.savepoint(level, txn.pending, txn.rows_impacted);
+        Ok(())
+    }
+
+    pub fn on_release(&self, level: i32) -> Result<()> {
+        if let Ok(mut cap) = self.cap.try_borrow_mut() {
+            cap.journal.release(level);
+        }
+        Ok(())
+    }
+
+    pub fn on_rollback_to(&self, level: i32) -> Result<()> {
+        let Ok(mut core) = self.core.try_borrow_mut() else { return Ok(()) };
+        let (restored, undone) = self.cap.borrow_mut().journal.rollback_to(level);
+        core.txn.pending = restored.pending;
+        core.txn.rows_impacted = restored.rows_impacted;
+        // cr-sqlite never turns the counter back: what was rolled back leaves a hole.
+        let catalog = Rc::clone(&core.catalog);
+        for e in &restored.cut {
+            let columns = catalog.get(e.tbl).map_or(1, |t| t.cols.len().max(1) as i64);
+            core.txn.seq += if e.kind == Kind::Insert { columns } else { 1 };
+        }
+        if undone || !core.txn.rows.is_empty() || !core.txn.works.is_empty() {
+            core.txn.works.clear();
+            core.txn.parked.clear();
+            core.txn.rows_stale = true;
+            core.txn.local = None;
+            core.stale = true;
+        }
+        Ok(())
+    }
+}

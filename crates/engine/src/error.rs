@@ -1,0 +1,131 @@
+//! Every way in which the engine can refuse, and the SQLite code that a host sees for it.
+
+use rejoin_sqlite as sqlite;
+use rejoin_sqlite::ffi;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, Clone)]
+#[non_exhaustive]
+pub enum Error {
+    /// SQLite itself refused; its extended code and message.
+    Sqlite(sqlite::Error),
+    /// The metadata in the file contradicts itself or cannot be decoded.
+    Damaged { what: String },
+    /// The file was written by cr-sqlite and has not been converted.
+    NeedsUpgrade,
+    /// The file was written by a newer Rejoin.
+    TooNew { format: i64 },
+    /// The table has something that cannot be replicated.
+    Unsupported { table: String, what: String, advice: String },
+    /// No such table, or it is not replicated.
+    NoTable { table: String, why: &'static str },
+    /// An argument of an SQL function or API call does not fit.
+    BadArgument { function: &'static str, why: String },
+    /// A row inserted into `crsql_changes`, or a row of a changeset, is malformed.
+    BadChange { why: String },
+    /// A change that would poison the versions of everybody (rule 3.10).
+    Poison { why: String },
+    /// A replicated row whose key is NULL or that a capture trigger of another file named.
+    Capture { why: String },
+    /// The bytes of a changeset.
+    Changeset { why: String },
+    /// Two histories under one site id.
+    Fork { site: String, version: u64 },
+    /// The changeset belongs to another database.
+    OtherLineage { ours: String, theirs: String },
+    /// The call cannot be made at this point of a transaction.
+    State { why: String },
+    /// A constraint of the user's table refuses merged values; nothing was applied.
+    Constraint { table: String, why: String, code: i32 },
+}
+
+impl std::fmt::Display for Error {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Error::Sqlite(e) => write!(f, "{}", e.message),
+            Error::Damaged { what } => {
+                write!(f, "the replication metadata is damaged: {what}; run `rejoin verify --repair`")
+            }
+            Error::NeedsUpgrade => write!(
+                f,
+                "this database was written by cr-sqlite; convert it with `rejoin upgrade DB` or SELECT crsql_upgrade()"
+            ),
+            Error::TooNew { format } => write!(
+                f,
+                "this database has Rejoin format {format}, newer than this build reads ({}); update Rejoin",
+                crate::format::FORMAT
+            ),
+            Error::Unsupported { table, what, advice } => {
+                write!(f, "table \"{table}\" cannot be replicated: {what}; {advice}")
+            }
+            Error::NoTable { table, why } => write!(f, "table \"{table}\" {why}"),
+            Error::BadArgument { function, why } => write!(f, "{function}: {why}"),
+            Error::BadChange { why } => write!(f, "crsql_changes: {why}"),
+            Error::Poison { why } => write!(f, "change refused: {why}"),
+            Error::Capture { why } => write!(f, "write refused: {why}"),
+            Error::Changeset { why } => write!(f, "changeset refused: {why}"),
+            Error::Fork { site, version } => write!(
+                f,
+                "site {site} has two histories at version {version}: two copies of one file wrote under one id; \
+                 give one of them a new id with SELECT crsql_new_site_id()"
+            ),
+            Error::OtherLineage { ours, theirs } => write!(
+                f,
+                "the changeset comes from another database (lineage {theirs}, this one is {ours})"
+            ),
+            Error::State { why } => write!(f, "{why}"),
+            Error::Constraint { table, why, .. } => {
+                write!(f, "merged values do not fit table \"{table}\": {why}; nothing was applied")
+            }
+        }
+    }
+}
+
+impl std::error::Error for Error {}
+
+impl Error {
+    /// The SQLite result code for a host.
+    pub fn code(&self) -> i32 {
+        match self {
+            Error::Sqlite(e) => e.code,
+            Error::Damaged { .. } => ffi::SQLITE_CORRUPT,
+            Error::NeedsUpgrade | Error::TooNew { .. } => ffi::SQLITE_CANTOPEN,
+            Error::BadChange { .. } | Error::BadArgument { .. } => ffi::SQLITE_ERROR,
+            Error::Poison { .. } | Error::Changeset { .. } => ffi::SQLITE_ERROR,
+            Error::Constraint { code, .. } => *code,
+            _ => ffi::SQLITE_ERROR,
+        }
+    }
+
+    pub fn damaged(what: impl Into<String>) -> Error {
+        Error::Damaged { what: what.into() }
+    }
+}
+
+impl From<sqlite::Error> for Error {
+    fn from(e: sqlite::Error) -> Error {
+        Error::Sqlite(e)
+    }
+}
+
+impl From<crate::codec::Damaged> for Error {
+    fn from(_: crate::codec::Damaged) -> Error {
+        Error::damaged("a metadata record cannot be decoded")
+    }
+}
+
+impl From<Error> for sqlite::Error {
+    fn from(e: Error) -> sqlite::Error {
+        match e {
+            Error::Sqlite(e) => e,
+            other => sqlite::Error::new(other.code(), other.to_string()),
+        }
+    }
+}
+
+impl From<rusqlite::Error> for Error {
+    fn from(e: rusqlite::Error) -> Error {
+        Error::Sqlite(e.into())
+    }
+}

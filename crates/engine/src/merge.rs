@@ -1,0 +1,502 @@
+//! Foreign changes meet local rows. The decisions are `rejoin_crdt::merge`'s; here they are carried out.
+
+use crate::catalog::{Column, KeyKind, Table};
+use crate::core::{Core, Work};
+use crate::digest::work_at;
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::quote;
+use crate::image::{RowReader, Target};
+use crate::parked::{Parked, Reason, SENTINEL};
+use crate::value::{self, from_sql, to_sql};
+use rejoin_crdt::ValueRef;
+use rejoin_crdt::merge::{Causal, SentinelRef, Verdict, by_value, by_version, causal, sentinel};
+use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
+use rejoin_sqlite::{Stmt, ValueRef as Sql};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// A cell of an incoming row: stamp with local site ordinal and db_version.
+#[derive(Clone, Copy)]
+pub struct Cell<'a> {
+    pub col: u32,
+    pub stamp: Stamp,
+    pub seq: i64,
+    pub val: ValueRef<'a>,
+}
+
+/// What came of one row in one call. A row-wise change is one cell or a sentinel.
+pub struct Incoming<'a> {
+    pub cl: u32,
+    pub sentinel: Option<Sentinel>,
+    /// The stamp for a sentinel that a bare change of an even causal length makes.
+    pub mark: Sentinel,
+    pub cells: &'a [Cell<'a>],
+    pub spelling: Option<Rc<[u8]>>,
+}
+
+/// The statements that write merged values into one table.
+pub struct Writers {
+    table: Rc<Table>,
+    put: HashMap<ColSet, Stmt>,
+    set: HashMap<ColSet, Stmt>,
+    delete: Option<Stmt>,
+    find: Option<Stmt>,
+    reader: Option<RowReader>,
+}
+
+impl Writers {
+    pub fn new(table: &Rc<Table>) -> Writers {
+        Writers {
+            table: Rc::clone(table),
+            put: HashMap::new(),
+            set: HashMap::new(),
+            delete: None,
+            find: None,
+            reader: None,
+        }
+    }
+}
+
+/// `WHERE` for one row: by rowid where there is one.
+fn by_row(t: &Table, first: usize) -> String {
+    match t.kind {
+        KeyKind::Keyed => t.key_where(first),
+        _ => format!("{} = ?{first}", t.rowid),
+    }
+}
+
+fn put_sql(t: &Table, cols: &[&Column]) -> String {
+    let names: Vec<String> =
+        t.keys.iter().map(|k| quote(&k.name)).chain(cols.iter().map(|c| quote(&c.name))).collect();
+    let marks: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
+    format!("REPLACE INTO {} ({}) VALUES ({})", t.quoted(), names.join(", "), marks.join(", "))
+}
+
+fn set_sql(t: &Table, cols: &[&Column]) -> String {
+    let set: Vec<String> = cols.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1)).collect();
+    format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, cols.len() + 1))
+}
+
+impl Core {
+    /// Prepares without the capture triggers where the table has none of the user's: they would fire for nothing.
+    fn prepare_quiet(&self, t: &Table, sql: &str) -> Result<Stmt> {
+        if t.user_triggers || self.cfg.owned {
+            return Ok(self.db.prepare(sql)?);
+        }
+        let on = self.db.trigger_enabled()?;
+        self.db.set_triggers_enabled(false)?;
+        let prepared = self.db.prepare(sql);
+        self.db.set_triggers_enabled(on)?;
+        Ok(prepared?)
+    }
+
+    fn writers(&mut self, t: &Rc<Table>) -> Writers {
+        match self.writers.remove(&t.id) {
+            Some(w) if Rc::ptr_eq(&w.table, t) => w,
+            _ => Writers::new(t),
+        }
+    }
+
+    /// The work of a row that a peer names.
+    pub fn work_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<(u32, u64)> {
+        let (row, identity, hash) = match t.kind {
+            KeyKind::RowId => (Some(value::packed_rowid(t, packed)?), None, 0),
+            _ => {
+                let identity = value::identity_of_foreign(t, packed)?;
+                let hash = value::hash(self.cfg.hash_key, &identity.key);
+                (None, Some(identity), hash)
+            }
+        };
+        let at = work_at(t, row.unwrap_or(0), hash);
+        if !self.txn.works.contains_key(&at) {
+            let row = match (t.kind, &identity) {
+                (KeyKind::Hashed, Some(i)) => self.find_row(t, &i.key)?,
+                _ => row,
+            };
+            let spelling = identity.as_ref().and_then(|i| i.spelling.clone());
+            let mut work = self.open_work(t, row, identity, hash)?;
+            if work.meta.cl > 0 && work.stored.is_some() {
+                // The stored spelling stands; the incoming one is weighed with its sentinel.
+                if work.spelling == spelling && t.kind == KeyKind::Hashed && work.meta.is_alive() {
+                    work.spelling = self.live_spelling(t, row)?;
+                }
+            }
+            self.txn.works.insert(at, work);
+        }
+        Ok(at)
+    }
+
+    /// The spelling that the table shows, where it is not the identity form.
+    fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>) -> Result<Option<Rc<[u8]>>> {
+        let Some(row) = row.filter(|_| !t.plain) else { return Ok(None) };
+        let mut reader = RowReader::new(self.db, t)?;
+        if !reader.seek(Target::Row(row))? {
+            return Ok(None);
+        }
+        let packed = rejoin_crdt::key::pack((0..t.keys.len()).map(|n| from_sql(reader.key(n))));
+        let packed = packed.map_err(|e| Error::damaged(e.to_string()))?;
+        Ok(value::identity_of_stored(t, &packed)?.spelling)
+    }
+
+    pub fn find_row(&mut self, t: &Rc<Table>, key: &[u8]) -> Result<Option<i64>> {
+        let mut w = self.writers(t);
+        if w.find.is_none() {
+            let sql = format!("SELECT {} FROM {} WHERE {}", t.rowid, t.quoted(), t.key_where(1));
+            w.find = Some(self.db.prepare(&sql)?);
+        }
+        let mut found = Ok(None);
+        if let Some(q) = &mut w.find {
+            let values: Vec<Sql<'_>> = unpacked(key)?.map(to_sql).collect();
+            found = q.query_row(&values, |q| Ok(q.column_int(0)));
+        }
+        self.writers.insert(t.id, w);
+        Ok(found?)
+    }
+
+    /// Whether a living row stands in the table; it does not while required values are missing.
+    fn is_visible(&mut self, work: &Work) -> Result<bool> {
+        if !work.meta.is_alive() {
+            return Ok(false);
+        }
+        if !work.table.cols.iter().any(|c| c.required) || !self.has_parked()? {
+            return Ok(true);
+        }
+        if work.table.kind == KeyKind::Hashed {
+            return Ok(work.row.is_some());
+        }
+        let mut reader = RowReader::new(self.db, &work.table)?;
+        Ok(match (work.table.kind, work.row, &work.key) {
+            (KeyKind::Keyed, _, Some(key)) => reader.seek(Target::Key(key))?,
+            (_, Some(row), _) => reader.seek(Target::Row(row))?,
+            _ => false,
+        })
+    }
+}
+
+fn unpacked(key: &[u8]) -> Result<impl Iterator<Item = ValueRef<'_>>> {
+    rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))
+}
+
+/// Applies what came of one row; returns how many changes were accepted.
+pub fn merge_row(engine: &Engine, core: &mut Core, at: (u32, u64), inc: &Incoming<'_>) -> Result<i64> {
+    // The work is taken out while statements of the user's table run, and put back whatever they say.
+    let Some(mut work) = core.txn.works.remove(&at) else { return Err(Error::damaged("work")) };
+    let before = (work.meta.clone(), work.row, work.spelling.clone(), work.touched.clone());
+    let done = merge_work(engine, core, &mut work, inc);
+    if done.is_err() {
+        (work.meta, work.row, work.spelling, work.touched) = before;
+    }
+    core.txn.works.insert(at, work);
+    done
+}
+
+fn merge_work(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+    let old = causal(work.meta.cl, inc.cl);
+    match old {
+        Causal::Stale => Ok(0),
+        Causal::Delete => {
+            if core.is_visible(work)? {
+                delete_row(engine, core, work)?;
+            }
+            work.meta.cl = inc.cl;
+            work.meta.groups.clear();
+            work.meta.sentinel = Some(inc.sentinel.unwrap_or(inc.mark));
+            if inc.spelling.is_some() {
+                work.spelling.clone_from(&inc.spelling);
+            }
+            work.touch(inc.mark.db_version);
+            let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
+            core.unpark_row(&work.table.name.clone(), &pk, inc.cl)?;
+            Ok(1)
+        }
+        Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc),
+        Causal::Same => same_life(engine, core, work, inc),
+    }
+}
+
+fn new_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+    let t = Rc::clone(&work.table);
+    let known = work.meta.cl > 0;
+    let pk = Core::parked_key(&t, work.row, work.key.as_deref());
+    core.unpark_row(&t.name, &pk, inc.cl)?;
+    work.spelling.clone_from(&inc.spelling);
+    let have: ColSet = inc.cells.iter().map(|c| c.col).collect();
+    let complete = t.cols.iter().all(|c| !c.required || have.contains(c.id));
+    let visible = work.meta.is_alive() && core.is_visible(work)?;
+    if complete {
+        put_row(engine, core, work, inc.cells)?;
+    } else if visible {
+        delete_row(engine, core, work)?;
+    }
+    work.meta.cl = inc.cl;
+    work.meta.groups.clear();
+    work.meta.sentinel = inc.sentinel.or_else(|| inc.cells.is_empty().then_some(inc.mark));
+    work.touch(inc.mark.db_version);
+    for c in inc.cells {
+        if complete {
+            take_cell(core, work, c);
+        } else {
+            park_cell(core, work, &pk, c)?;
+        }
+    }
+    let resurrected = known && inc.sentinel.is_none() && !inc.cells.is_empty();
+    Ok(i64::from(resurrected) + inc.cells.len() as i64 + i64::from(inc.sentinel.is_some()))
+}
+
+fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
+    work.meta.write(ColSet::single(c.col), c.stamp, c.seq);
+    work.touch(c.stamp.db_version);
+    core.txn.high = core.txn.high.max(c.stamp.col_version);
+}
+
+fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>) -> Result<bool> {
+    let Some(column) = work.table.column_by_id(c.col) else { return Ok(false) };
+    let p = Parked {
+        id: 0,
+        table: work.table.name.clone(),
+        pk: pk.to_vec(),
+        cid: column.name.clone(),
+        val: c.val.to_owned(),
+        col_version: c.stamp.col_version,
+        db_version: c.stamp.db_version,
+        site: c.stamp.site,
+        cl: work.meta.cl,
+        seq: c.seq,
+        reason: String::new(),
+    };
+    core.park(&p, Reason::Incomplete)
+}
+
+fn same_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+    let mut accepted = 0;
+    if let Some(new) = inc.sentinel
+        && weigh_sentinel(engine, core, work, inc, new)?
+    {
+        accepted += 1;
+    }
+    if inc.cells.is_empty() || !work.meta.is_alive() {
+        return Ok(accepted);
+    }
+    if !core.is_visible(work)? {
+        return Ok(accepted + complete_row(engine, core, work, inc)?);
+    }
+    let mut winners: smallvec::SmallVec<[Cell<'_>; 8]> = smallvec::SmallVec::new();
+    for c in inc.cells {
+        match weigh_cell(core, work, c)? {
+            Verdict::Lose => {}
+            Verdict::Win => winners.push(*c),
+            Verdict::TakeStamp => {
+                take_cell(core, work, c);
+                accepted += 1;
+            }
+        }
+    }
+    if !winners.is_empty() {
+        set_cells(engine, core, work, &winners)?;
+        for c in &winners {
+            take_cell(core, work, c);
+        }
+        accepted += winners.len() as i64;
+    }
+    Ok(accepted)
+}
+
+/// A sentinel of the life that the row already has: true if it is stored.
+fn weigh_sentinel(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    inc: &Incoming<'_>,
+    new: Sentinel,
+) -> Result<bool> {
+    let site = |core: &Core, ordinal| core.sites.id(ordinal).unwrap_or_default();
+    let identity = work.key.clone().unwrap_or_else(|| Rc::from([].as_slice()));
+    let mine = work.spelling.clone().unwrap_or_else(|| Rc::clone(&identity));
+    let theirs = inc.spelling.clone().unwrap_or(identity);
+    let my_site = work.meta.sentinel.map(|s| site(core, s.site));
+    let local = my_site.as_ref().map(|site| SentinelRef { key: &mine, site });
+    let their_site = site(core, new.site);
+    let verdict = sentinel(local, SentinelRef { key: &theirs, site: &their_site }, core.cfg.merge_equal);
+    if verdict == Verdict::Lose {
+        return Ok(false);
+    }
+    work.meta.sentinel = Some(new);
+    work.touch(new.db_version);
+    if mine != theirs {
+        work.spelling.clone_from(&inc.spelling);
+        if work.meta.is_alive() && core.is_visible(work)? {
+            respell_row(engine, core, work, &theirs)?;
+        }
+    }
+    Ok(true)
+}
+
+fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
+    let local = work.meta.cell(c.col).map(|l| l.0);
+    if let Some(verdict) = by_version(local.map(|l| l.col_version), c.stamp.col_version) {
+        return Ok(verdict);
+    }
+    let mine = local.and_then(|l| core.sites.id(l.site)).unwrap_or_default();
+    let theirs = core.sites.id(c.stamp.site).unwrap_or_default();
+    let merge_equal = core.cfg.merge_equal;
+    let t = Rc::clone(&work.table);
+    let mut w = core.writers(&t);
+    if w.reader.is_none() {
+        w.reader = Some(RowReader::new(core.db, &t)?);
+    }
+    let mut verdict = Ok(Verdict::Win);
+    if let Some(reader) = &mut w.reader {
+        let found = match (&work.key, work.row) {
+            (Some(key), _) if t.kind == KeyKind::Keyed => reader.seek(Target::Key(key)),
+            (_, Some(row)) => reader.seek(Target::Row(row)),
+            _ => Ok(false),
+        };
+        let n = t.cols.iter().position(|col| col.id == c.col);
+        verdict = found.map(|there| match n.filter(|_| there) {
+            Some(n) => by_value(from_sql(reader.column(n)), &mine, c.val, &theirs, merge_equal),
+            None => Verdict::Win,
+        });
+        reader.done();
+    }
+    core.writers.insert(t.id, w);
+    verdict
+}
+
+/// A cell of a living row that does not stand in the table yet: with it, it may.
+fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+    let t = Rc::clone(&work.table);
+    let pk = Core::parked_key(&t, work.row, work.key.as_deref());
+    let mut accepted = 0;
+    for c in inc.cells {
+        accepted += i64::from(park_cell(core, work, &pk, c)?);
+    }
+    let parked = core.parked_of_row(&t.name, &pk)?;
+    let waiting: Vec<(Cell<'_>, i64)> = parked
+        .iter()
+        .filter(|p| p.cl == work.meta.cl)
+        .filter_map(|p| {
+            let col = t.column(&p.cid)?.id;
+            let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
+            Some((Cell { col, stamp, seq: p.seq, val: p.val.as_ref() }, p.id))
+        })
+        .collect();
+    let have: ColSet = waiting.iter().map(|(c, _)| c.col).collect();
+    if !t.cols.iter().all(|c| !c.required || have.contains(c.id)) {
+        return Ok(accepted);
+    }
+    let cells: Vec<Cell<'_>> = waiting.iter().map(|(c, _)| *c).collect();
+    put_row(engine, core, work, &cells)?;
+    for (cell, id) in &waiting {
+        take_cell(core, work, cell);
+        core.unpark(*id)?;
+    }
+    Ok(accepted)
+}
+
+fn constraint(t: &Table, e: rejoin_sqlite::Error) -> Error {
+    if e.is_constraint() {
+        return Error::Constraint { table: t.name.clone(), why: e.message, code: e.code };
+    }
+    Error::Sqlite(e)
+}
+
+/// Puts a row with these cells into the table, in the place of whatever stands there.
+fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>]) -> Result<()> {
+    let t = Rc::clone(&work.table);
+    let set: ColSet = cells.iter().map(|c| c.col).collect();
+    let mut w = core.writers(&t);
+    if !w.put.contains_key(&set) {
+        let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
+        w.put.insert(set.clone(), core.prepare_quiet(&t, &put_sql(&t, &cols))?);
+    }
+    let shown = work.spelling.clone().or_else(|| work.key.clone());
+    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
+    match (&shown, work.row) {
+        (Some(key), _) if t.kind != KeyKind::RowId => params.extend(unpacked(key)?.map(to_sql)),
+        (_, Some(row)) => params.push(Sql::Integer(row)),
+        _ => return Err(Error::damaged("work without a key")),
+    }
+    for col in t.cols.iter().filter(|c| set.contains(c.id)) {
+        params.push(cells.iter().find(|c| c.col == col.id).map_or(Sql::Null, |c| to_sql(c.val)));
+    }
+    let done = match w.put.get_mut(&set) {
+        Some(q) => engine.merging(t.id, || q.run(&params)),
+        None => Ok(()),
+    };
+    core.writers.insert(t.id, w);
+    done.map_err(|e| constraint(&t, e))?;
+    if t.kind == KeyKind::Hashed {
+        work.row = Some(core.db.last_insert_rowid());
+    }
+    Ok(())
+}
+
+fn row_param<'a>(work: &'a Work, params: &mut smallvec::SmallVec<[Sql<'a>; 16]>) -> Result<()> {
+    match (&work.key, work.row) {
+        (Some(key), _) if work.table.kind == KeyKind::Keyed => params.extend(unpacked(key)?.map(to_sql)),
+        (_, Some(row)) => params.push(Sql::Integer(row)),
+        _ => return Err(Error::damaged("a living row has no place")),
+    }
+    Ok(())
+}
+
+fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) -> Result<()> {
+    let t = Rc::clone(&work.table);
+    let set: ColSet = cells.iter().map(|c| c.col).collect();
+    let mut w = core.writers(&t);
+    if !w.set.contains_key(&set) {
+        let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
+        w.set.insert(set.clone(), core.prepare_quiet(&t, &set_sql(&t, &cols))?);
+    }
+    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
+    for col in t.cols.iter().filter(|c| set.contains(c.id)) {
+        params.push(cells.iter().find(|c| c.col == col.id).map_or(Sql::Null, |c| to_sql(c.val)));
+    }
+    row_param(work, &mut params)?;
+    let done = match w.set.get_mut(&set) {
+        Some(q) => engine.merging(t.id, || q.run(&params)),
+        None => Ok(()),
+    };
+    core.writers.insert(t.id, w);
+    done.map_err(|e| constraint(&t, e))
+}
+
+fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
+    let t = Rc::clone(&work.table);
+    let mut w = core.writers(&t);
+    if w.delete.is_none() {
+        let sql = format!("DELETE FROM {} WHERE {}", t.quoted(), by_row(&t, 1));
+        w.delete = Some(core.prepare_quiet(&t, &sql)?);
+    }
+    let done = {
+        let mut params = smallvec::SmallVec::new();
+        row_param(work, &mut params)?;
+        match &mut w.delete {
+            Some(q) => engine.merging(t.id, || q.run(&params)),
+            None => Ok(()),
+        }
+    };
+    core.writers.insert(t.id, w);
+    done.map_err(|e| constraint(&t, e))?;
+    if t.kind == KeyKind::Hashed {
+        work.row = None;
+    }
+    Ok(())
+}
+
+/// Shows the key in the winning spelling.
+fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
+    let t = &work.table;
+    let set: Vec<String> = t.keys.iter().enumerate().map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1)).collect();
+    let sql = format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, t.keys.len() + 1));
+    let mut q = core.prepare_quiet(t, &sql)?;
+    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = unpacked(packed)?.map(to_sql).collect();
+    row_param(work, &mut params)?;
+    engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
+}
+
+/// Whether a cid is the row sentinel.
+pub fn is_sentinel(cid: &[u8]) -> bool {
+    cid == SENTINEL.as_bytes()
+}

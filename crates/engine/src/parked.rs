@@ -1,0 +1,201 @@
+//! Changes that cannot be applied yet: their table, column or a required value is missing. They are kept, listed
+//! and relayed, and applied when what they wait for appears.
+
+use crate::catalog::{Table, text};
+use crate::core::Core;
+use crate::error::{Error, Result};
+use crate::value::{from_sql, to_sql};
+use rejoin_crdt::merge::{Verdict, by_value, by_version};
+use rejoin_crdt::site::SiteId;
+use rejoin_crdt::{Value, ValueRef};
+use rejoin_sqlite::{Stmt, ValueRef as Sql};
+
+pub const SENTINEL: &str = "-1";
+
+/// Why a change waits.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Reason {
+    NoTable,
+    NoColumn,
+    /// The column was dropped here: kept for others only.
+    Dropped,
+    /// A NOT NULL column without DEFAULT has no value yet.
+    Incomplete,
+    /// A constraint of the table refuses the value.
+    Constraint,
+}
+
+impl Reason {
+    pub fn name(self) -> &'static str {
+        match self {
+            Reason::NoTable => "no such table",
+            Reason::NoColumn => "no such column",
+            Reason::Dropped => "column was dropped",
+            Reason::Incomplete => "required values missing",
+            Reason::Constraint => "constraint failed",
+        }
+    }
+}
+
+/// One change as it came, with local ordinals and versions.
+#[derive(Clone, Debug)]
+pub struct Parked {
+    pub id: i64,
+    pub table: String,
+    pub pk: Vec<u8>,
+    pub cid: String,
+    pub val: Value,
+    pub col_version: i64,
+    pub db_version: i64,
+    pub site: u32,
+    pub cl: u32,
+    pub seq: i64,
+    pub reason: String,
+}
+
+const COLUMNS: &str = "id, tbl, pk, cid, val, col_version, db_version, site, cl, seq, reason";
+
+fn read(q: &Stmt) -> Result<Parked> {
+    let small = |v: i64| u32::try_from(v).map_err(|_| Error::damaged("parked change"));
+    Ok(Parked {
+        id: q.column_int(0),
+        table: text(q.column_text(1)),
+        pk: q.column_blob(2).to_vec(),
+        cid: text(q.column_text(3)),
+        val: from_sql(q.column(4)).to_owned(),
+        col_version: q.column_int(5),
+        db_version: q.column_int(6),
+        site: small(q.column_int(7))?,
+        cl: small(q.column_int(8))?,
+        seq: q.column_int(9),
+        reason: text(q.column_text(10)),
+    })
+}
+
+impl Core {
+    pub fn has_parked(&mut self) -> Result<bool> {
+        if let Some(known) = self.parked_rows {
+            return Ok(known);
+        }
+        let mut q = self.db.prepare_transient("SELECT EXISTS (SELECT 1 FROM main.crsql_parked)")?;
+        q.step()?;
+        let any = q.column_int(0) != 0;
+        self.parked_rows = Some(any);
+        Ok(any)
+    }
+
+    fn query_parked(&self, condition: &str, params: &[Sql<'_>]) -> Result<Vec<Parked>> {
+        let sql = format!("SELECT {COLUMNS} FROM main.crsql_parked WHERE {condition} ORDER BY db_version, seq, id");
+        let mut q = self.db.prepare_transient(&sql)?;
+        for (i, p) in params.iter().enumerate() {
+            q.bind(i as i32 + 1, *p)?;
+        }
+        let mut all = Vec::new();
+        while q.step()? {
+            all.push(read(&q)?);
+        }
+        Ok(all)
+    }
+
+    pub fn parked_at(&self, db_version: i64) -> Result<Vec<Parked>> {
+        self.query_parked("db_version = ?1", &[Sql::Integer(db_version)])
+    }
+
+    pub fn parked_of_table(&self, table: &str) -> Result<Vec<Parked>> {
+        self.query_parked("tbl = ?1", &[Sql::Text(table.as_bytes())])
+    }
+
+    pub fn parked_of_row(&mut self, table: &str, pk: &[u8]) -> Result<Vec<Parked>> {
+        if !self.has_parked()? {
+            return Ok(Vec::new());
+        }
+        self.query_parked("tbl = ?1 AND pk = ?2", &[Sql::Text(table.as_bytes()), Sql::Blob(pk)])
+    }
+
+    /// Tables among the parked, each once.
+    pub fn parked_tables(&self) -> Result<Vec<String>> {
+        let mut q = self.db.prepare_transient("SELECT DISTINCT tbl FROM main.crsql_parked")?;
+        let mut all = Vec::new();
+        while q.step()? {
+            all.push(text(q.column_text(0)));
+        }
+        Ok(all)
+    }
+
+    /// Keeps a change unless a parked one of the same cell wins. True: it was kept.
+    pub fn park(&mut self, p: &Parked, reason: Reason) -> Result<bool> {
+        let earlier = self.parked_of_row(&p.table, &p.pk)?;
+        if earlier.iter().any(|e| e.cl > p.cl) {
+            return Ok(false);
+        }
+        if earlier.iter().any(|e| e.cl < p.cl) {
+            self.unpark_row(&p.table, &p.pk, p.cl)?;
+        }
+        let same = earlier.iter().find(|e| e.cl == p.cl && e.cid.eq_ignore_ascii_case(&p.cid));
+        if let Some(e) = same
+            && !self.beats(p, e)
+        {
+            return Ok(false);
+        }
+        let mut q = self.db.prepare_transient(
+            "REPLACE INTO main.crsql_parked(tbl, pk, cid, val, col_version, db_version, site, cl, seq, reason) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+        )?;
+        q.run(&[
+            Sql::Text(p.table.as_bytes()),
+            Sql::Blob(&p.pk),
+            Sql::Text(p.cid.as_bytes()),
+            to_sql(p.val.as_ref()),
+            Sql::Integer(p.col_version),
+            Sql::Integer(p.db_version),
+            Sql::Integer(i64::from(p.site)),
+            Sql::Integer(i64::from(p.cl)),
+            Sql::Integer(p.seq),
+            Sql::Text(reason.name().as_bytes()),
+        ])?;
+        self.parked_rows = Some(true);
+        self.txn.parked.insert(p.db_version);
+        self.txn.high = self.txn.high.max(if p.cid == SENTINEL { 0 } else { p.col_version });
+        Ok(true)
+    }
+
+    fn beats(&self, new: &Parked, old: &Parked) -> bool {
+        let site = |ordinal| self.sites.id(ordinal).unwrap_or(SiteId([0; 16]));
+        let verdict = by_version(Some(old.col_version), new.col_version).unwrap_or_else(|| {
+            let (a, b): (ValueRef<'_>, ValueRef<'_>) = (old.val.as_ref(), new.val.as_ref());
+            by_value(a, &site(old.site), b, &site(new.site), self.cfg.merge_equal)
+        });
+        verdict != Verdict::Lose
+    }
+
+    /// Drops what is parked of a row's lives before `cl`.
+    pub fn unpark_row(&mut self, table: &str, pk: &[u8], before_cl: u32) -> Result<()> {
+        if !self.has_parked()? {
+            return Ok(());
+        }
+        self.db
+            .prepare_transient("DELETE FROM main.crsql_parked WHERE tbl = ?1 AND pk = ?2 AND cl < ?3")?
+            .run(&[Sql::Text(table.as_bytes()), Sql::Blob(pk), Sql::Integer(i64::from(before_cl))])?;
+        self.parked_rows = None;
+        Ok(())
+    }
+
+    pub fn unpark(&mut self, id: i64) -> Result<()> {
+        self.db
+            .prepare_transient("DELETE FROM main.crsql_parked WHERE id = ?1")?
+            .run(&[Sql::Integer(id)])?;
+        self.parked_rows = None;
+        Ok(())
+    }
+
+    /// The key under which a row's parked changes stand: the rowid packed, or the identity.
+    pub fn parked_key(t: &Table, row: Option<i64>, key: Option<&[u8]>) -> Vec<u8> {
+        match (key, row) {
+            (Some(key), _) => key.to_vec(),
+            (None, Some(row)) if t.kind == crate::catalog::KeyKind::RowId => {
+                rejoin_crdt::key::pack([ValueRef::Int(row)]).unwrap_or_default()
+            }
+            _ => Vec::new(),
+        }
+    }
+}

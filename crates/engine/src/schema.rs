@@ -1,0 +1,443 @@
+//! Making tables replicated, and following what DDL does to them.
+
+use crate::capture;
+use crate::catalog::{
+    Catalog, KeyKind, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe, key_of,
+    saved_tables, text,
+};
+use crate::core::{Core, Txn};
+use crate::error::{Error, Result};
+use crate::format::{FORMAT, SCHEMA, quote};
+use crate::observe::Commit;
+use rejoin_sqlite::ValueRef;
+use std::rc::Rc;
+
+fn random_i64() -> Result<i64> {
+    let mut bytes = [0u8; 8];
+    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    Ok(i64::from_le_bytes(bytes) >> 1)
+}
+
+pub fn random_id() -> Result<[u8; 16]> {
+    let mut bytes = [0u8; 16];
+    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    Ok(bytes)
+}
+
+impl Core {
+    /// The write transaction has begun.
+    pub fn begin(&mut self) -> Result<()> {
+        self.refresh(true)?;
+        let (pending, seq) = (self.txn.pending, self.txn.seq);
+        self.txn = Txn {
+            joined: true,
+            pending,
+            seq,
+            base_db_version: self.tail.db_version,
+            committed_lsn: self.tail.lsn,
+            ..Txn::default()
+        };
+        Ok(())
+    }
+
+    /// The transaction is over.
+    pub fn end(&mut self, committed: bool) -> Option<Commit> {
+        let txn = std::mem::take(&mut self.txn);
+        if !committed {
+            self.stale = true;
+            self.catalog = Rc::default();
+            self.ready = false;
+            return None;
+        }
+        (!txn.rows.is_empty()).then(|| Commit::new(self, txn.rows))
+    }
+
+    /// Makes the metadata tables if the file has none.
+    pub fn ensure_ready(&mut self) -> Result<()> {
+        self.refresh(true)?;
+        if self.ready {
+            return Ok(());
+        }
+        self.db.exec(SCHEMA)?;
+        self.ready = true;
+        let site = random_id()?;
+        self.db
+            .prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (0, ?1)")?
+            .run(&[ValueRef::Blob(&site)])?;
+        self.set_meta("format", ValueRef::Integer(FORMAT))?;
+        self.set_meta("file_id", ValueRef::Integer(random_i64()?))?;
+        self.set_meta("hash_key_0", ValueRef::Integer(random_i64()?))?;
+        self.set_meta("hash_key_1", ValueRef::Integer(random_i64()?))?;
+        self.set_meta("mode", ValueRef::Text(b"shared"))?;
+        self.set_meta("clock", ValueRef::Text(b"hlc"))?;
+        self.set_meta("merge-equal-values", ValueRef::Integer(0))?;
+        self.set_meta("folded", ValueRef::Integer(0))?;
+        self.set_meta("site", ValueRef::Integer(0))?;
+        self.stale = true;
+        self.refresh(true)
+    }
+
+    /// Reads the schema; with `may_write`, follows what DDL did to replicated tables.
+    pub fn load_catalog(&mut self, cookie: i64, may_write: bool) -> Result<()> {
+        let mut reconcile = may_write && self.cfg.schema != cookie && !self.db.is_readonly();
+        let mut cookie = cookie;
+        if reconcile {
+            self.reconcile()?;
+            let mut q = self.db.prepare_transient("PRAGMA main.schema_version")?;
+            q.step()?;
+            cookie = q.column_int(0);
+            reconcile = false;
+        }
+        let _ = reconcile;
+        let mut catalog = Catalog { cookie, ..Catalog::default() };
+        let saved = saved_tables(self.db)?;
+        for s in &saved {
+            let Some(live) = describe(self.db, &s.name)? else { continue };
+            let watched = self.cfg.owned || self.has_triggers(s.id, &live.name)?;
+            catalog.insert(build(self.db, s.id, &live, &s.columns, !watched)?);
+        }
+        let mut q = self.db.prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
+        while q.step()? {
+            let id = q.column_int(1);
+            if id > 0 {
+                catalog.add_alias(&text(q.column_text(0)), id as u32);
+            }
+        }
+        self.catalog = Rc::new(catalog);
+        self.stores.clear();
+        if may_write && self.cfg.schema != cookie && !self.db.is_readonly() {
+            self.set_meta("schema", ValueRef::Integer(cookie))?;
+            self.cfg.schema = cookie;
+        }
+        Ok(())
+    }
+
+    fn has_triggers(&self, id: u32, table: &str) -> Result<bool> {
+        let mut q = self.db.prepare_transient(
+            "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND \
+             name IN ('crsql_insert_' || ?2, 'crsql_update_' || ?2, 'crsql_delete_' || ?2, 'crsql_move_' || ?2)",
+        )?;
+        q.bind_text(1, table.as_bytes())?;
+        q.bind_int(2, i64::from(id))?;
+        q.step()?;
+        Ok(q.column_int(0) == 4)
+    }
+
+    /// Brings the remembered tables in line with the live ones.
+    fn reconcile(&mut self) -> Result<()> {
+        for saved in saved_tables(self.db)? {
+            let live = match self.follow_name(&saved)? {
+                Some(live) => live,
+                None => {
+                    self.forget_table(saved.id)?;
+                    continue;
+                }
+            };
+            let watched = self.cfg.owned || self.has_triggers(saved.id, &live.name)?;
+            if live.sql == saved.sql && live.root == saved.root && watched && live.name == saved.name {
+                continue;
+            }
+            self.follow_table(&saved, &live, watched)?;
+        }
+        Ok(())
+    }
+
+    /// The live table that a remembered one is now.
+    fn follow_name(&mut self, saved: &SavedTable) -> Result<Option<LiveTable>> {
+        let mut q = self.db.prepare_transient(
+            "SELECT tbl_name FROM main.sqlite_schema WHERE type = 'trigger' AND name = 'crsql_update_' || ?1",
+        )?;
+        q.bind_int(1, i64::from(saved.id))?;
+        if q.step()? {
+            let name = text(q.column_text(0));
+            return describe(self.db, &name);
+        }
+        if let Some(live) = describe(self.db, &saved.name)? {
+            return Ok(Some(live));
+        }
+        if !self.cfg.owned {
+            return Ok(None);
+        }
+        // An owned file has no triggers to go with the table; its root page stays when it is renamed.
+        let mut q = self
+            .db
+            .prepare_transient("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage = ?1")?;
+        q.bind_int(1, saved.root)?;
+        if q.step()? {
+            let name = text(q.column_text(0));
+            let known = saved_tables(self.db)?.iter().any(|s| s.name.eq_ignore_ascii_case(&name));
+            let live = describe(self.db, &name)?;
+            let same = |l: &LiveTable| {
+                let names: Vec<&str> = l.columns.iter().filter(|c| c.pk == 0).map(|c| c.name.as_str()).collect();
+                saved.columns.iter().all(|c| names.iter().any(|n| n.eq_ignore_ascii_case(&c.name)))
+            };
+            return Ok(live.filter(|l| !known && same(l)));
+        }
+        Ok(None)
+    }
+
+    fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
+        let (kind, keys) = match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
+            Ok(key) => key,
+            // What cannot be replicated any more stays readable as it is; `status` names it.
+            Err(_) => return Ok(()),
+        };
+        if live.name != saved.name {
+            self.save_alias(0, &saved.name, i64::from(saved.id))?;
+            self.drop_alias(0, &live.name)?;
+        }
+        self.follow_columns(saved, live)?;
+        let rebuilt = !watched || (self.cfg.owned && live.root != saved.root && live.sql != saved.sql);
+        let rekeyed = kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys);
+        self.save_table(saved.id, live, kind, &key_names(&keys))?;
+        if rekeyed {
+            self.drop_stores(saved.id)?;
+            self.make_stores(saved.id, kind)?;
+        }
+        if rekeyed || !watched {
+            let columns = self.saved_columns(saved.id)?;
+            let table = Rc::new(build(self.db, saved.id, live, &columns, false)?);
+            if !self.cfg.owned {
+                self.install_triggers(&table)?;
+                let live = describe(self.db, &table.name)?.unwrap_or_else(|| live.clone());
+                self.save_table(saved.id, &live, kind, &key_names(&keys))?;
+            }
+            self.stores.remove(&saved.id);
+            self.put_in_catalog(&table);
+        }
+        if rebuilt || rekeyed {
+            self.txn_rebuilt(saved.id);
+        }
+        Ok(())
+    }
+
+    fn txn_rebuilt(&mut self, id: u32) {
+        self.rebuilt.push(id);
+    }
+
+    pub fn put_in_catalog(&mut self, table: &Rc<Table>) {
+        let mut catalog = Catalog { cookie: self.catalog.cookie, ..Catalog::default() };
+        for t in self.catalog.sorted().into_iter().filter(|t| t.id != table.id) {
+            catalog.insert_shared(t);
+        }
+        catalog.insert_shared(Rc::clone(table));
+        self.catalog = Rc::new(catalog);
+    }
+
+    fn saved_columns(&self, id: u32) -> Result<Vec<SavedColumn>> {
+        Ok(saved_tables(self.db)?.into_iter().find(|t| t.id == id).map(|t| t.columns).unwrap_or_default())
+    }
+
+    /// Columns added, dropped, renamed and moved since the table was remembered.
+    fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable) -> Result<()> {
+        let plain: Vec<_> = live.columns.iter().enumerate().filter(|(_, c)| c.pk == 0 && !c.generated).collect();
+        let mut gone: Vec<&SavedColumn> = Vec::new();
+        for s in &saved.columns {
+            match plain.iter().find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name)) {
+                Some((pos, c)) => self.save_column(saved.id, s.id, &c.name, &c.decl(), *pos)?,
+                None => gone.push(s),
+            }
+        }
+        let mut next = self.next_column(saved.id)?;
+        let count_before = saved.columns.len();
+        for (pos, c) in plain.iter() {
+            if saved.columns.iter().any(|s| s.name.eq_ignore_ascii_case(&c.name)) {
+                continue;
+            }
+            // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
+            let renamed = gone.iter().position(|s| {
+                s.decl == c.decl() && (s.pos == *pos as i64 || gone.len() == 1) && count_before == plain.len()
+            });
+            if let Some(i) = renamed {
+                let old = gone.swap_remove(i);
+                self.save_column(saved.id, old.id, &c.name, &c.decl(), *pos)?;
+                self.save_alias(saved.id, &old.name, i64::from(old.id))?;
+                self.drop_alias(saved.id, &c.name)?;
+            } else {
+                self.save_column(saved.id, next, &c.name, &c.decl(), *pos)?;
+                self.drop_alias(saved.id, &c.name)?;
+                next += 1;
+            }
+        }
+        for s in gone {
+            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
+            del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
+            // What arrives for a dropped column is kept for others and never shown here.
+            self.save_alias(saved.id, &s.name, -1)?;
+        }
+        self.set_meta(&format!("next_column_{}", saved.id), ValueRef::Integer(i64::from(next)))
+    }
+
+    fn next_column(&self, tbl: u32) -> Result<u32> {
+        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        q.bind_text(1, format!("next_column_{tbl}").as_bytes())?;
+        Ok(if q.step()? { q.column_int(0) as u32 } else { 0 })
+    }
+
+    fn save_alias(&mut self, tbl: u32, name: &str, id: i64) -> Result<()> {
+        let mut q = self
+            .db
+            .prepare_transient("REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)")?;
+        let tbl = ValueRef::Integer(i64::from(tbl));
+        Ok(q.run(&[tbl, ValueRef::Text(name.as_bytes()), ValueRef::Integer(id)])?)
+    }
+
+    fn drop_alias(&mut self, tbl: u32, name: &str) -> Result<()> {
+        let mut q =
+            self.db.prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        Ok(q.run(&[ValueRef::Integer(i64::from(tbl)), ValueRef::Text(name.as_bytes())])?)
+    }
+
+    /// The column that a name meant before: its id, or -1 if it was dropped.
+    pub fn column_alias(&self, tbl: u32, name: &[u8]) -> Result<Option<i64>> {
+        let mut q =
+            self.db.prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        q.bind_int(1, i64::from(tbl))?;
+        q.bind_text(2, name)?;
+        Ok(if q.step()? { Some(q.column_int(0)) } else { None })
+    }
+
+    fn save_column(&mut self, tbl: u32, id: u32, name: &str, decl: &str, pos: usize) -> Result<()> {
+        let mut q = self.db.prepare_transient(
+            "REPLACE INTO main.crsql_columns(tbl, id, name, decl, pos) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        Ok(q.run(&[
+            ValueRef::Integer(i64::from(tbl)),
+            ValueRef::Integer(i64::from(id)),
+            ValueRef::Text(name.as_bytes()),
+            ValueRef::Text(decl.as_bytes()),
+            ValueRef::Integer(pos as i64),
+        ])?)
+    }
+
+    fn key_names(&self, tbl: u32) -> Result<String> {
+        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        q.bind_text(1, format!("key_{tbl}").as_bytes())?;
+        Ok(if q.step()? { text(q.column_text(0)) } else { String::new() })
+    }
+
+    fn save_table(&mut self, id: u32, live: &LiveTable, kind: KeyKind, keys: &str) -> Result<()> {
+        let mut q = self.db.prepare_transient(
+            "REPLACE INTO main.crsql_tables(id, name, kind, root, sql) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?;
+        q.run(&[
+            ValueRef::Integer(i64::from(id)),
+            ValueRef::Text(live.name.as_bytes()),
+            ValueRef::Integer(kind.number()),
+            ValueRef::Integer(live.root),
+            ValueRef::Text(live.sql.as_bytes()),
+        ])?;
+        self.set_meta(&format!("key_{id}"), ValueRef::Text(keys.as_bytes()))
+    }
+
+    fn make_stores(&mut self, id: u32, kind: KeyKind) -> Result<()> {
+        if kind.has_rows() {
+            self.db.exec(&format!(
+                "CREATE TABLE main.crsql_rows_{id}(block INTEGER PRIMARY KEY, data BLOB NOT NULL)"
+            ))?;
+        }
+        if kind.has_keys() {
+            self.db.exec(&format!(
+                "CREATE TABLE main.crsql_keys_{id}(id INTEGER PRIMARY KEY, first BLOB NOT NULL, data BLOB NOT NULL); \
+                 CREATE UNIQUE INDEX main.crsql_keys_{id}_first ON crsql_keys_{id}(first)"
+            ))?;
+        }
+        Ok(())
+    }
+
+    fn drop_stores(&mut self, id: u32) -> Result<()> {
+        self.stores.remove(&id);
+        self.overlay.drop_table(id);
+        self.db.exec(&format!("DROP TABLE IF EXISTS main.crsql_rows_{id}; DROP TABLE IF EXISTS main.crsql_keys_{id}"))?;
+        Ok(())
+    }
+
+    pub fn install_triggers(&mut self, t: &Table) -> Result<()> {
+        self.drop_triggers(t.id)?;
+        for (_, sql) in capture::triggers(t, self.cfg.file_id) {
+            self.db.exec(&sql)?;
+        }
+        Ok(())
+    }
+
+    pub fn drop_triggers(&mut self, id: u32) -> Result<()> {
+        for kind in ["insert", "update", "delete", "move", "replace"] {
+            self.db.exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
+        }
+        Ok(())
+    }
+
+    /// The table is gone: so is its life here.
+    pub fn forget_table(&mut self, id: u32) -> Result<()> {
+        // What the overlay holds of other tables must not be lost with a later fold.
+        self.fold()?;
+        self.drop_triggers(id)?;
+        self.drop_stores(id)?;
+        self.db.exec(&format!(
+            "DELETE FROM main.crsql_tables WHERE id = {id}; DELETE FROM main.crsql_columns WHERE tbl = {id}; \
+             DELETE FROM main.crsql_aliases WHERE tbl = {id} OR (tbl = 0 AND id = {id}); \
+             DELETE FROM main.crsql_meta WHERE name IN ('next_column_{id}', 'key_{id}')"
+        ))?;
+        Ok(())
+    }
+
+    /// `crsql_as_crr`: true if the table was not replicated before.
+    pub fn adopt(&mut self, name: &str) -> Result<Rc<Table>> {
+        let live = describe(self.db, name)?.ok_or_else(|| Error::NoTable { table: name.into(), why: "does not exist" })?;
+        check_replicable(self.db, &live)?;
+        let (kind, keys) = key_of(self.db, &live)?;
+        let mut q = self.db.prepare_transient(
+            "SELECT max(coalesce((SELECT max(id) FROM main.crsql_tables), 0), \
+             coalesce((SELECT value FROM main.crsql_meta WHERE name = 'last_table'), 0)) + 1",
+        )?;
+        q.step()?;
+        let id = q.column_int(0) as u32;
+        drop(q);
+        self.set_meta("last_table", ValueRef::Integer(i64::from(id)))?;
+        let saved = SavedTable {
+            id,
+            name: live.name.clone(),
+            kind: kind.number(),
+            root: live.root,
+            sql: live.sql.clone(),
+            columns: Vec::new(),
+        };
+        self.save_table(id, &live, kind, &key_names(&keys))?;
+        self.make_stores(id, kind)?;
+        self.follow_columns(&saved, &live)?;
+        let columns = self.saved_columns(id)?;
+        let table = Rc::new(build(self.db, id, &live, &columns, false)?);
+        if !self.cfg.owned {
+            self.install_triggers(&table)?;
+        }
+        self.drop_alias(0, &live.name)?;
+        self.put_in_catalog(&table);
+        Ok(table)
+    }
+
+    /// Remembers the schema version that our own DDL led to.
+    pub fn settle(&mut self) -> Result<()> {
+        let mut q = self.db.prepare_transient("PRAGMA main.schema_version")?;
+        q.step()?;
+        let cookie = q.column_int(0);
+        drop(q);
+        self.load_catalog(cookie, true)
+    }
+
+    /// `main.t` or `t`, with or without quotes: the table meant, or an error for other schemas.
+    pub fn table_argument(schema: Option<&str>, table: &str) -> Result<String> {
+        match schema {
+            Some(s) if !s.eq_ignore_ascii_case("main") => Err(Error::NoTable {
+                table: format!("{s}.{table}"),
+                why: "is not in the main database; only main is replicated",
+            }),
+            _ => Ok(table.to_owned()),
+        }
+    }
+}
+
+fn key_names(keys: &[crate::catalog::KeyColumn]) -> String {
+    let names: Vec<String> =
+        keys.iter().map(|k| format!("{}:{:?}:{:?}", quote(&k.name).to_ascii_lowercase(), k.affinity, k.fold)).collect();
+    names.join(",")
+}
