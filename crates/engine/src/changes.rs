@@ -233,6 +233,7 @@ impl Cursor {
                 self.at += 1;
             }
             if self.done || !self.load_unit()? {
+                self.unit = Unit::default();
                 self.done = true;
                 return Ok(());
             }
