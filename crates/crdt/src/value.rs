@@ -8,9 +8,10 @@
 //! Text is bytes here: a peer may send text that is not UTF-8, and SQLite stores it as it is.
 
 use std::cmp::Ordering;
+use std::fmt;
 use std::hash::{Hash, Hasher};
 
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub enum Value {
     #[default]
     Null,
@@ -20,7 +21,7 @@ pub enum Value {
     Blob(Vec<u8>),
 }
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub enum ValueRef<'a> {
     Null,
     Int(i64),
@@ -104,6 +105,29 @@ impl<'a> From<&'a Value> for ValueRef<'a> {
     #[inline]
     fn from(value: &'a Value) -> ValueRef<'a> {
         value.as_ref()
+    }
+}
+
+/// As SQL literals, so that a failing test can be read.
+impl fmt::Debug for ValueRef<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            ValueRef::Null => f.write_str("NULL"),
+            ValueRef::Int(i) => write!(f, "{i}"),
+            ValueRef::Real(r) => write!(f, "{r:?}"),
+            ValueRef::Text(t) => write!(f, "'{}'", t.escape_ascii()),
+            ValueRef::Blob(b) => {
+                f.write_str("x'")?;
+                b.iter().try_for_each(|byte| write!(f, "{byte:02x}"))?;
+                f.write_str("'")
+            }
+        }
+    }
+}
+
+impl fmt::Debug for Value {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.as_ref().fmt(f)
     }
 }
 

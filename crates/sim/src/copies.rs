@@ -2,7 +2,7 @@
 
 use crate::exchange::NativeChange;
 use crate::replica::{Entry, Replica};
-use crate::row::Row;
+use crate::row::{Row, Stamp};
 use crate::schema::Named;
 use rejoin_crdt::SiteId;
 use rejoin_crdt::vector::VersionVector;
@@ -96,22 +96,20 @@ impl Replica {
             .retain(|(s, version), _| *s != site || *version <= common);
         let db_version = self.db_version + 1;
         let mut moved = false;
-        let mut restamp = |at: &mut i64| {
-            if gone.iter().any(|e| (e.from..=e.to).contains(at)) {
-                *at = db_version;
+        let batch = self.batches + 1;
+        let mut restamp = |stamp: &mut Stamp| {
+            if gone.iter().any(|e| e.batch == stamp.batch) {
+                (stamp.batch, stamp.db_version) = (batch, db_version);
                 moved = true;
             }
         };
         for row in self.tables.values_mut().flat_map(|t| t.rows.values_mut()) {
-            row.sentinel
-                .iter_mut()
-                .for_each(|s| restamp(&mut s.db_version));
-            row.cells
-                .values_mut()
-                .for_each(|c| restamp(&mut c.stamp.db_version));
+            row.sentinel.iter_mut().for_each(&mut restamp);
+            row.cells.values_mut().for_each(|c| restamp(&mut c.stamp));
         }
         if moved {
-            self.log_own(db_version, db_version, nonce);
+            self.batches = batch;
+            self.log_own(batch, nonce);
             self.db_version = db_version;
         }
     }
@@ -133,8 +131,8 @@ impl Replica {
             .filter(|e| !self.below(e))
             .collect();
         let needed = |row: &Row| {
-            let at = row.sentinel.map_or(0, |s| s.db_version);
-            row.is_alive() || kept.iter().any(|e| (e.from..=e.to).contains(&at))
+            let at = row.sentinel.map_or(0, |s| s.batch);
+            row.is_alive() || kept.iter().any(|e| e.batch == at)
         };
         self.tables
             .values_mut()
@@ -164,7 +162,8 @@ impl Replica {
             .count()
             > 0
         {
-            fresh.log_own(db_version, db_version, nonce);
+            fresh.batches += 1;
+            fresh.log_own(fresh.batches, nonce);
             fresh.db_version = db_version;
         }
         *self = fresh;
@@ -191,19 +190,16 @@ impl Replica {
         if row(snapshot).is_some_and(|(cl, _)| cl > 0) {
             return true;
         }
-        let sent = |db_version: i64| {
-            let entry = self
-                .log
-                .iter()
-                .find(|e| (e.from..=e.to).contains(&db_version));
-            entry.is_none_or(|e| snapshot.vector.contains(&e.site, e.version))
+        let sent = |at: u64| {
+            let unsent = |e: &Entry| !snapshot.vector.contains(&e.site, e.version);
+            !self.log.iter().any(|e| e.batch == at && unsent(e))
         };
         row(self).is_some_and(|(_, row)| {
-            let sentinel = row.sentinel.map(|s| s.db_version);
-            let stamps: BTreeMap<i64, ()> = row
+            let sentinel = row.sentinel.map(|s| s.batch);
+            let stamps: BTreeMap<u64, ()> = row
                 .cells
                 .values()
-                .map(|c| c.stamp.db_version)
+                .map(|c| c.stamp.batch)
                 .chain(sentinel)
                 .map(|v| (v, ()))
                 .collect();

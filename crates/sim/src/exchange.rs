@@ -1,7 +1,7 @@
 //! How changes leave and enter a replica: row by row (`crsql_changes`) and by cuts (changesets).
 
 use crate::replica::{Entry, OpError, Replica};
-use crate::row::{Cell, ColId, Row, Sentinel, packed};
+use crate::row::{Cell, ColId, Row, Stamp, packed};
 use crate::schema::{self, Met, Name, Named, State, Table, meet};
 use rejoin_crdt::limits;
 use rejoin_crdt::vector::VersionVector;
@@ -53,6 +53,8 @@ pub struct Tx {
 /// Everything up to the head of the sender that the receiver misses.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub struct Cut {
+    /// What the sender took the receiver to hold; a receiver that does not must ask again (finding 14).
+    pub base: VersionVector,
     pub txs: Vec<Tx>,
     /// Missing versions of which nothing is left.
     pub empty: VersionVector,
@@ -60,13 +62,17 @@ pub struct Cut {
     pub horizon: VersionVector,
 }
 
+/// The receiver lacks something that the sender took for granted; it was not changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Gap;
+
 /// One listed cell or sentinel.
 struct Listed<'a> {
     table: u32,
     column: Option<ColId>,
     row: &'a Row,
     cell: Option<&'a Cell>,
-    stamp: Sentinel,
+    stamp: Stamp,
 }
 
 impl Replica {
@@ -132,7 +138,9 @@ impl Replica {
             .pending
             .max(self.db_version + 1)
             .max(change.db_version);
-        let stamp = Sentinel {
+        let batch = self.batches + 2;
+        let stamp = Stamp {
+            batch,
             db_version,
             site: change.site_id,
             seq: change.seq,
@@ -203,10 +211,9 @@ impl Replica {
         let mut txs: Vec<Tx> = Vec::new();
         let mut listed = self.listed();
         for entry in entries {
-            // A change goes with the first entry that covers it (two may, after crsql_commit_alter).
             let mut changes = Vec::new();
             listed.retain(|l| {
-                let covered = (entry.from..=entry.to).contains(&l.stamp.db_version);
+                let covered = l.stamp.batch == entry.batch;
                 changes.extend(covered.then(|| self.native(l)).flatten());
                 !covered
             });
@@ -223,7 +230,9 @@ impl Replica {
                 .then(|| (*at, (*hash, self.nonces.get(at).copied().unwrap_or(0))))
         };
         let hashes = self.hashes.iter().filter_map(hash).collect();
+        let base = theirs.missing_from(&theirs.missing_from(&self.vector));
         Cut {
+            base,
             txs,
             empty: left,
             hashes,
@@ -250,7 +259,10 @@ impl Replica {
     }
 
     /// Applies a cut in one commit. The number of changes stored.
-    pub fn apply_cut(&mut self, cut: &Cut) -> usize {
+    pub fn apply_cut(&mut self, cut: &Cut) -> Result<usize, Gap> {
+        if !self.vector.covers(&cut.base) {
+            return Err(Gap);
+        }
         self.collect(&cut.horizon);
         let mut stored = 0;
         for tx in &cut.txs {
@@ -265,11 +277,11 @@ impl Replica {
                 .count();
             if count > 0 {
                 self.db_version = db_version;
+                self.batches += 1;
                 self.log.push(Entry {
                     site: tx.site,
                     version: tx.version,
-                    from: db_version,
-                    to: db_version,
+                    batch: self.batches,
                 });
             }
             self.vector.insert(tx.site, tx.version);
@@ -280,10 +292,11 @@ impl Replica {
             self.hashes.insert(*at, *hash);
             self.nonces.insert(*at, *nonce);
         }
-        stored
+        Ok(stored)
     }
 
     pub(crate) fn merge_native(&mut self, c: &NativeChange, db_version: i64) -> bool {
+        let batch = self.batches + 1;
         let equal = self.merge_equal_values;
         let table = self.resolve_table(&c.table);
         let Some(t) = self.tables.get_mut(&table) else {
@@ -300,7 +313,8 @@ impl Replica {
             .as_ref()
             .map(|n| t.resolve(&n.names, &n.current, equal));
         self.incompatible |= column.is_some_and(|(_, clash)| clash);
-        let stamp = Sentinel {
+        let stamp = Stamp {
+            batch,
             db_version,
             site: c.site,
             seq: c.seq,
@@ -352,7 +366,7 @@ fn merge(
     t: &mut Table,
     key: &[Value],
     cl: u32,
-    stamp: Sentinel,
+    stamp: Stamp,
     cell: Option<(ColId, Cell)>,
     equal: bool,
 ) -> bool {

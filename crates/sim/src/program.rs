@@ -13,7 +13,7 @@ use rejoin_crdt::key::{Affinity, Fold};
 pub struct Rng(pub u64);
 
 impl Rng {
-    pub fn next(&mut self) -> u64 {
+    pub fn draw(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let z = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
         let z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
@@ -21,7 +21,7 @@ impl Rng {
     }
 
     pub fn below(&mut self, n: usize) -> usize {
-        (self.next() % n.max(1) as u64) as usize
+        (self.draw() % n.max(1) as u64) as usize
     }
 
     /// True once in `n`.
@@ -59,6 +59,13 @@ pub enum Step {
         from: usize,
         to: usize,
     },
+    /// Only the newest transaction of `from`, as the live tail sends it; leaves a gap if others are missing.
+    Tail {
+        from: usize,
+        to: usize,
+    },
+    /// Renames t.x to t.d, or back; undone at the end. No other replica does the like.
+    Detour(usize),
     /// Everybody's wall clock goes on.
     Wait(i64),
     /// Puts a copy of the file aside; and back in its place.
@@ -78,6 +85,8 @@ pub struct Family {
     pub migrations: Migrations,
     pub forks: bool,
     pub collection: bool,
+    pub detours: bool,
+    pub tails: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Debug, Default)]
@@ -95,7 +104,7 @@ pub struct Program {
     pub clocks: Vec<Clock>,
     /// How far each wall clock is off.
     pub skew_ms: Vec<i64>,
-    pub merge_equal_values: bool,
+    pub merge_equal_values: Vec<bool>,
     pub migrations: Vec<Op>,
     pub steps: Vec<Step>,
 }
@@ -183,6 +192,13 @@ pub fn random_op(rng: &mut Rng) -> Op {
         }
     }
     let or_replace = rng.one_in(2);
+    if rng.one_in(40) {
+        return Op::CommitAlter {
+            table,
+            inserted: vec![(key, set)],
+            vanished: vec![],
+        };
+    }
     match rng.below(8) {
         0..=2 => Op::Insert {
             table,
@@ -259,11 +275,11 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
             0..=8 => {
                 return Step::Write(who, (0..1 + rng.below(3)).map(|_| random_op(rng)).collect());
             }
-            9..=12 if family.row_wise => {
+            9..=12 if family.row_wise && rng.one_in(2) => {
                 let pick = match rng.below(3) {
                     0 => Pick::All,
                     1 => Pick::Tail,
-                    _ => Pick::Some(rng.next()),
+                    _ => Pick::Some(rng.draw()),
                 };
                 return Step::RowWise {
                     from: who,
@@ -273,6 +289,8 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
             }
             13..=17 if family.native => return Step::Native { from: who, to },
             18 | 19 if family.migrations != Migrations::None => return Step::Migrate(who),
+            9 | 10 if family.tails => return Step::Tail { from: who, to },
+            11 if family.detours => return Step::Detour(who),
             20 => return Step::Wait(rng.below(3) as i64),
             21 if family.forks => return Step::Backup(who),
             22 if family.forks => {
@@ -310,7 +328,11 @@ impl Program {
             .map(|n| random_migration(rng, fresh, n))
             .collect();
         let length = 5 + rng.below(40);
-        let merge_equal_values = rng.one_in(2);
+        let merge_equal_values = match rng.below(4) {
+            0 => vec![false; replicas],
+            1 => (0..replicas).map(|_| rng.one_in(2)).collect(),
+            _ => vec![true; replicas],
+        };
         let steps = (0..length)
             .map(|_| random_step(rng, family, replicas))
             .collect();

@@ -1,6 +1,6 @@
 //! One database: its tables, its clock, its transaction log.
 
-use crate::row::{ColId, Row, Sentinel};
+use crate::row::{ColId, Row, Stamp};
 use crate::schema::{self, ColumnDef, LiveTable, State, Table, TableDef};
 use rejoin_crdt::limits::Poison;
 use rejoin_crdt::vector::VersionVector;
@@ -14,7 +14,10 @@ pub enum Clock {
     Lamport,
 }
 
-/// A local statement. Keys and values are what the application writes.
+/// A row that crsql_commit_alter finds: its key and its columns.
+pub type NewRow = (Vec<Value>, Vec<(String, Value)>);
+
+/// A local statement. Keys and values are as SQLite holds them, after column affinity.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum Op {
     CreateTable(TableDef),
@@ -63,7 +66,7 @@ pub enum Op {
     /// What crsql_commit_alter finds: rows inserted and rows vanished since crsql_begin_alter.
     CommitAlter {
         table: String,
-        inserted: Vec<(Vec<Value>, Vec<(String, Value)>)>,
+        inserted: Vec<NewRow>,
         vanished: Vec<Vec<Value>>,
     },
 }
@@ -97,13 +100,12 @@ impl fmt::Display for OpError {
 
 impl std::error::Error for OpError {}
 
-/// One origin version and the local db_versions that it covers (findings 7 and 8).
+/// One origin version and the batch that holds what it changed here.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(crate) struct Entry {
     pub site: SiteId,
     pub version: u64,
-    pub from: i64,
-    pub to: i64,
+    pub batch: u64,
 }
 
 /// The open transaction.
@@ -129,6 +131,8 @@ pub struct Replica {
     /// A peer's names joined two living tables or columns of ours.
     pub incompatible: bool,
     pub(crate) db_version: i64,
+    /// Batches of commits that ended.
+    pub(crate) batches: u64,
     /// The largest col_version ever minted or merged.
     pub(crate) largest: i64,
     pub(crate) tables: BTreeMap<u32, Table>,
@@ -150,6 +154,7 @@ impl Replica {
             drift_ms: rejoin_crdt::limits::DRIFT_MS,
             incompatible: false,
             db_version: 0,
+            batches: 0,
             largest: 0,
             tables: BTreeMap::new(),
             vector: VersionVector::new(),
@@ -178,6 +183,11 @@ impl Replica {
 
     pub fn vector(&self) -> &VersionVector {
         &self.vector
+    }
+
+    /// The transaction that came last into the log.
+    pub fn newest(&self) -> Option<(SiteId, u64)> {
+        self.log.last().map(|e| (e.site, e.version))
     }
 
     /// Executes one statement in the open transaction. A statement that fails changes nothing.
@@ -235,17 +245,19 @@ impl Replica {
     pub fn commit(&mut self, nonce: u64) -> bool {
         let open = std::mem::take(&mut self.open);
         if open.altered {
-            self.log_own(self.db_version, self.db_version, nonce);
+            self.log_own(self.batches + 1, nonce);
         }
         if open.touched {
-            self.log_own(self.db_version + 1, open.pending, nonce);
+            self.log_own(self.batches + 2, nonce);
             self.db_version = open.pending;
         }
-        open.touched || open.altered
+        let wrote = open.touched || open.altered;
+        self.batches += if wrote { 2 } else { 0 };
+        wrote
     }
 
-    /// The next origin version of this site, over these db_versions.
-    pub(crate) fn log_own(&mut self, from: i64, to: i64, nonce: u64) {
+    /// The next origin version of this site.
+    pub(crate) fn log_own(&mut self, batch: u64, nonce: u64) {
         let version = self.vector.max(&self.site) + 1;
         let previous = self
             .hashes
@@ -259,8 +271,7 @@ impl Replica {
         self.log.push(Entry {
             site: self.site,
             version,
-            from,
-            to,
+            batch,
         });
     }
 
@@ -361,6 +372,23 @@ impl Replica {
         )
     }
 
+    /// The columns beside the key, in order.
+    pub fn columns(&self, table: &str) -> Option<Vec<ColumnDef>> {
+        let t = self.tables.get(&self.table_id(table).ok()?)?;
+        Some(
+            t.live_columns()
+                .into_iter()
+                .map(|(_, def)| def.clone())
+                .collect(),
+        )
+    }
+
+    /// The identity of a key of this table; None: it has another width.
+    pub fn identity(&self, table: &str, key: &[Value]) -> Option<Vec<Value>> {
+        let t = self.tables.get(&self.table_id(table).ok()?)?;
+        (t.state.live()?.key.len() == key.len()).then(|| t.identity(key))
+    }
+
     /// The tables that there are, with their columns (key columns left out).
     pub fn schema(&self) -> BTreeMap<String, Vec<String>> {
         let live = |t: &Table| {
@@ -386,7 +414,7 @@ impl Replica {
                         column.to_owned(),
                     )
                 };
-                let meta = |value, col_version, stamp: &Sentinel| Meta {
+                let meta = |value, col_version, stamp: &Stamp| Meta {
                     cl: row.cl,
                     value,
                     col_version,

@@ -8,7 +8,9 @@ pub type ColId = u32;
 
 /// Who wrote it and where it stands in the local order.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Sentinel {
+pub struct Stamp {
+    /// Which local commit (or part of one) it came with: the log says whose transaction that is.
+    pub batch: u64,
     pub db_version: i64,
     pub site: SiteId,
     pub seq: i64,
@@ -18,7 +20,7 @@ pub struct Sentinel {
 pub struct Cell {
     pub value: Value,
     pub col_version: i64,
-    pub stamp: Sentinel,
+    pub stamp: Stamp,
 }
 
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
@@ -27,7 +29,7 @@ pub struct Row {
     pub key: Vec<Value>,
     /// 0: unknown; odd: alive; even: deleted.
     pub cl: u32,
-    pub sentinel: Option<Sentinel>,
+    pub sentinel: Option<Stamp>,
     /// Written cells, those of parked columns included.
     pub cells: BTreeMap<ColId, Cell>,
 }
@@ -47,7 +49,7 @@ impl Row {
     }
 
     /// Merges a sentinel; true if it was stored.
-    pub fn merge_sentinel(&mut self, cl: u32, key: &[Value], stamp: Sentinel, equal: bool) -> bool {
+    pub fn merge_sentinel(&mut self, cl: u32, key: &[Value], stamp: Stamp, equal: bool) -> bool {
         match merge::causal(self.cl, cl) {
             Causal::Stale => return false,
             Causal::Same => {

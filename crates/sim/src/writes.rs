@@ -1,7 +1,7 @@
 //! Local writes: what an INSERT, UPDATE or DELETE stamps (rules 3.1, 3.5, 3.6, the clocks).
 
-use crate::replica::{Clock, OpError, Replica};
-use crate::row::{Cell, ColId, Row, Sentinel};
+use crate::replica::{Clock, NewRow, OpError, Replica};
+use crate::row::{Cell, ColId, Row, Stamp};
 use crate::schema::{self, ColumnDef, Table};
 use rejoin_crdt::{Value, hlc};
 use std::collections::BTreeMap;
@@ -65,15 +65,20 @@ impl Replica {
     pub(crate) fn update(&mut self, table: &str, key: &Key, set: &Set) -> Result<(), OpError> {
         self.write(table, key, |r, t| {
             let set = columns(t, set)?;
-            r.update_row(t, t.identity(key), &set);
-            Ok(())
+            r.update_row(t, t.identity(key), &set)
         })
     }
 
-    fn update_row(&mut self, t: &mut Table, id: Key, set: &BTreeMap<ColId, Value>) {
+    fn update_row(
+        &mut self,
+        t: &mut Table,
+        id: Key,
+        set: &BTreeMap<ColId, Value>,
+    ) -> Result<(), OpError> {
         let Some(mut row) = t.rows.get(&id).filter(|row| t.is_visible(row)).cloned() else {
-            return;
+            return Ok(());
         };
+        check_not_null(t, set)?;
         for (col, def) in t.live_columns() {
             if let Some(value) = set
                 .get(&col)
@@ -83,6 +88,7 @@ impl Replica {
             }
         }
         t.rows.insert(id, row);
+        Ok(())
     }
 
     pub(crate) fn delete(&mut self, table: &str, key: &Key) -> Result<(), OpError> {
@@ -113,9 +119,9 @@ impl Replica {
             let Some(old) = t.rows.get(&id).filter(|row| t.is_visible(row)).cloned() else {
                 return Ok(());
             };
+            check_not_null(t, &named)?;
             if *to == old.key {
-                r.update_row(t, id, &named);
-                return Ok(());
+                return r.update_row(t, id, &named);
             }
             let onto = if id == target {
                 None
@@ -220,10 +226,11 @@ impl Replica {
         self.open.seq - 1
     }
 
-    fn stamp(&mut self) -> Sentinel {
+    fn stamp(&mut self) -> Stamp {
         self.open.touched = true;
         let db_version = self.next_db_version(0);
-        Sentinel {
+        Stamp {
+            batch: self.batches + 2,
             db_version,
             site: self.site,
             seq: self.next_seq(),
@@ -234,15 +241,19 @@ impl Replica {
     pub(crate) fn commit_alter(
         &mut self,
         table: &str,
-        inserted: &[(Key, Vec<(String, Value)>)],
+        inserted: &[NewRow],
         vanished: &[Key],
     ) -> Result<(), OpError> {
         let id = self.table_id(table)?;
         let mut t = self.tables.get(&id).cloned().ok_or(OpError::NoTable)?;
+        let width = t.state.live().map_or(0, |live| live.key.len());
+        if inserted.iter().any(|(key, _)| key.len() != width) {
+            return Err(OpError::KeyWidth);
+        }
         vanished
             .iter()
             .for_each(|key| _ = t.rows.remove(&t.identity(key)));
-        let (db_version, site) = (self.db_version, self.site);
+        let (batch, db_version, site) = (self.batches + 1, self.db_version, self.site);
         let mut seq = 0;
         for (key, values) in inserted {
             let identity = t.identity(key);
@@ -256,7 +267,8 @@ impl Replica {
             row.enter(cl, key);
             let mut stamp = || {
                 seq += 1;
-                Sentinel {
+                Stamp {
+                    batch,
                     db_version,
                     site,
                     seq: seq - 1,
@@ -275,8 +287,8 @@ impl Replica {
                     },
                 );
             }
-            self.open.altered = true;
         }
+        self.open.altered |= !inserted.is_empty();
         self.tables.insert(id, t);
         Ok(())
     }
@@ -289,19 +301,28 @@ fn next_life(cl: u32) -> u32 {
 
 fn columns(t: &Table, set: &Set) -> Result<BTreeMap<ColId, Value>, OpError> {
     let one = |(name, value): &(String, Value)| {
-        let id = schema::find(&t.columns, name).ok_or(OpError::NoColumn)?;
-        let def = t.columns.get(&id).and_then(|c| Some(&c.state.live()?.def));
-        if value.is_null() && def.is_some_and(|def| def.not_null) {
-            return Err(OpError::NotNull);
-        }
-        Ok((id, value.clone()))
+        Ok((
+            schema::find(&t.columns, name).ok_or(OpError::NoColumn)?,
+            value.clone(),
+        ))
     };
     set.iter().map(one).collect()
+}
+
+fn check_not_null(t: &Table, set: &BTreeMap<ColId, Value>) -> Result<(), OpError> {
+    let null =
+        |(id, def): (ColId, &ColumnDef)| def.not_null && set.get(&id).is_some_and(Value::is_null);
+    if t.live_columns().into_iter().any(null) {
+        Err(OpError::NotNull)
+    } else {
+        Ok(())
+    }
 }
 
 /// The values of all live columns of a new row, in order.
 fn whole_row(t: &Table, values: &Set) -> Result<Vec<(ColId, Value)>, OpError> {
     let mut given = columns(t, values)?;
+    check_not_null(t, &given)?;
     let one = |(id, def): (ColId, &ColumnDef)| match given.remove(&id) {
         Some(value) => Ok((id, value)),
         None if def.not_null => Err(OpError::NotNull),

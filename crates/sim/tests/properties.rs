@@ -1,9 +1,10 @@
 //! Replicas that were edited apart are equal after they exchanged everything, over random programs.
 //!
-//! `REJOIN_SEED=n cargo test -p rejoin-sim --test properties NAME` runs one program of a property,
+//! `REJOIN_SEED=n cargo test -p rejoin-sim NAME` runs one program of a property,
 //! `REJOIN_CASES=n` that many.
 
-use rejoin_crdt::SiteId;
+use rejoin_crdt::vector::VersionVector;
+use rejoin_crdt::{SiteId, Value};
 use rejoin_sim::program::{Family, Migrations, Pick, Program, Rng, Step, base_schema};
 use rejoin_sim::{Meeting, Op, Replica, Side};
 use std::collections::BTreeMap;
@@ -38,7 +39,7 @@ impl<'a> World<'a> {
         for n in 0..program.replicas {
             let mut r = Replica::new(SiteId([n as u8 + 1; 16]));
             r.clock = program.clocks[n];
-            r.merge_equal_values = program.merge_equal_values;
+            r.merge_equal_values = program.merge_equal_values[n];
             for def in base_schema() {
                 r.apply(Op::CreateTable(def)).unwrap();
             }
@@ -73,6 +74,9 @@ impl<'a> World<'a> {
         let schema = self.replicas[who].schema();
         let (table, set, insert) = match &mut op {
             Op::Insert { table, values, .. } => (table, values, true),
+            Op::CommitAlter {
+                table, inserted, ..
+            } => (table, &mut inserted[0].1, true),
             Op::Update { table, set, .. } | Op::SetKey { table, set, .. } => (table, set, false),
             _ => return op,
         };
@@ -81,7 +85,7 @@ impl<'a> World<'a> {
         if table == "t" && insert && columns.iter().any(|c| c == "y") {
             set.retain(|(name, value)| name != "y" || !value.is_null());
             if !set.iter().any(|(name, _)| name == "y") {
-                set.push(("y".into(), rejoin_crdt::Value::Int(3)));
+                set.push(("y".into(), Value::Int(3)));
             }
         }
         op
@@ -92,17 +96,16 @@ impl<'a> World<'a> {
             Step::Write(who, ops) => {
                 for op in ops {
                     let op = self.fit(*who, op);
-                    let before = self.replicas[*who].clone();
-                    if self.replicas[*who].apply(op).is_err() && self.replicas[*who] != before {
-                        return Err("a statement that failed changed something".into());
-                    }
+                    as_sqlite(&mut self.replicas[*who], op)?;
                 }
-                let nonce = self.nonces.next();
+                let nonce = self.nonces.draw();
                 self.replicas[*who].commit(nonce);
             }
             Step::Migrate(who) => self.migrate(*who),
             Step::RowWise { from, to, pick } => _ = self.row_wise(*from, *to, pick),
             Step::Native { from, to } => _ = self.native(*from, *to)?,
+            Step::Tail { from, to } => _ = self.tail(*from, *to),
+            Step::Detour(who) => self.detour(*who),
             Step::Wait(ms) => {
                 self.elapsed_ms += ms;
                 for who in 0..self.replicas.len() {
@@ -149,11 +152,38 @@ impl<'a> World<'a> {
         }
     }
 
+    fn detour(&mut self, who: usize) {
+        let there = self.replicas[who]
+            .schema()
+            .get("t")
+            .is_some_and(|c| c.iter().any(|c| c == "d"));
+        let (column, to) = if there { ("d", "x") } else { ("x", "d") };
+        let (table, column, to) = ("t".to_owned(), column.to_owned(), to.to_owned());
+        let _ = self.replicas[who].apply(Op::RenameColumn { table, column, to });
+    }
+
+    fn tail(&mut self, from: usize, to: usize) -> usize {
+        if Replica::meet(&self.replicas[from], &self.replicas[to]) != Meeting::Fine {
+            return 0;
+        }
+        // The sender takes for granted that all before its newest transaction was received.
+        let newest = self.replicas[from].newest();
+        let mut base = self.replicas[from].vector().clone();
+        if let Some((site, version)) = newest {
+            let mut one = VersionVector::new();
+            one.insert(site, version);
+            base = base.missing_from(&one);
+        }
+        let cut = self.replicas[from].cut_for(&base);
+        self.replicas[to].apply_cut(&cut).unwrap_or(0)
+    }
+
     fn row_wise(&mut self, from: usize, to: usize, pick: &Pick) -> usize {
         let pair = (self.replicas[from].site, self.replicas[to].site);
         let since = match pick {
-            Pick::Tail => self.cursors.get(&pair).copied().unwrap_or(0),
-            _ => 0,
+            Pick::Tail => self.cursors.get(&pair).copied().unwrap_or(-1),
+            // Rows of crsql_commit_alter in a fresh file stand at 0.
+            _ => -1,
         };
         let mut changes = self.replicas[from].changes(since);
         if let Pick::Some(seed) = pick {
@@ -166,7 +196,7 @@ impl<'a> World<'a> {
         } else {
             self.cursors.insert(pair, self.replicas[from].db_version());
         }
-        let nonce = self.nonces.next();
+        let nonce = self.nonces.draw();
         let to = &mut self.replicas[to];
         let stored = changes
             .iter()
@@ -180,11 +210,13 @@ impl<'a> World<'a> {
         for _ in 0..20 {
             let meeting = Replica::meet(&self.replicas[from], &self.replicas[to]);
             let side = |side| if side == Side::Left { from } else { to };
-            let (id, nonce) = (self.new_id(), self.nonces.next());
+            let (id, nonce) = (self.new_id(), self.nonces.draw());
             match meeting {
                 Meeting::Fine => {
                     let cut = self.replicas[from].cut_for(self.replicas[to].vector());
-                    return Ok(self.replicas[to].apply_cut(&cut));
+                    return self.replicas[to]
+                        .apply_cut(&cut)
+                        .map_err(|_| "a gap".into());
                 }
                 Meeting::Fork {
                     site,
@@ -232,6 +264,15 @@ impl<'a> World<'a> {
                 self.migrate(who);
             }
         }
+        for who in 0..self.replicas.len() {
+            if self.replicas[who]
+                .schema()
+                .get("t")
+                .is_some_and(|c| c.iter().any(|c| c == "d"))
+            {
+                self.detour(who);
+            }
+        }
         self.exchange_all(native)?;
         let (first, rest) = self.replicas.split_first().unwrap();
         for other in rest {
@@ -239,12 +280,110 @@ impl<'a> World<'a> {
             if native && first.vector() != other.vector() {
                 return Err("vectors differ".into());
             }
-            if agree != Agree::Tables && self.program.merge_equal_values {
+            if agree != Agree::Tables && !self.program.merge_equal_values.contains(&false) {
                 same_metadata(first, other, agree)?;
             }
         }
         Ok(())
     }
+}
+
+/// A statement changes what the application sees as it would in a plain table.
+fn as_sqlite(r: &mut Replica, op: Op) -> Check {
+    let before = r.clone();
+    let (table, expected) = match plain(r, &op) {
+        Some((table, rows)) => (table, rows),
+        None => {
+            return if r.apply(op).is_ok() {
+                Err("it should have failed".into())
+            } else {
+                Ok(())
+            };
+        }
+    };
+    match r.apply(op.clone()) {
+        Err(_) if *r != before => Err(format!("{op:?} failed and changed something")),
+        Err(error) => Err(format!("{op:?}: {error}")),
+        Ok(()) if r.rows(&table) == Some(expected) => Ok(()),
+        Ok(()) => Err(format!("{op:?} shows {:?}", r.rows(&table))),
+    }
+}
+
+type Rows = BTreeMap<Vec<Value>, Vec<Value>>;
+
+/// The rows after a statement on a plain table; None: it fails.
+fn plain(r: &Replica, op: &Op) -> Option<(String, Rows)> {
+    let (table, key) = match op {
+        Op::Insert { table, key, .. } | Op::Update { table, key, .. } => (table, key),
+        Op::SetKey { table, key, .. } | Op::Delete { table, key } => (table, key),
+        Op::CommitAlter {
+            table, inserted, ..
+        } => (table, &inserted[0].0),
+        _ => return None,
+    };
+    let (mut rows, columns) = (r.rows(table)?, r.columns(table)?);
+    let id = r.identity(table, key)?;
+    let fill = |key: &[Value], rest: &[Value], set: &[(String, Value)]| -> Option<Vec<Value>> {
+        let mut row = key.to_vec();
+        for (column, old) in columns.iter().zip(rest) {
+            let new = set
+                .iter()
+                .find(|(name, _)| column.name.eq_ignore_ascii_case(name));
+            row.push(new.map_or(old, |(_, value)| value).clone());
+        }
+        let nulls = columns
+            .iter()
+            .zip(&row[key.len()..])
+            .any(|(c, v)| c.not_null && v.is_null());
+        (!nulls).then_some(row)
+    };
+    let defaults: Vec<Value> = columns.iter().map(|c| c.default.clone()).collect();
+    match op {
+        Op::Insert {
+            values, or_replace, ..
+        } => {
+            if rows.contains_key(&id) && !or_replace {
+                return None;
+            }
+            rows.insert(id, fill(key, &defaults, values)?);
+        }
+        Op::CommitAlter { inserted, .. } => {
+            // A living row that is hidden is in the way as a shown one.
+            let hidden = r
+                .metadata()
+                .iter()
+                .any(|(at, m)| at.0 == *table && at.1 == id && m.cl & 1 == 1);
+            if rows.contains_key(&id) || hidden {
+                return None;
+            }
+            rows.insert(id, fill(key, &defaults, &inserted[0].1)?);
+        }
+        Op::Delete { .. } => _ = rows.remove(&id),
+        Op::Update { set, .. } => {
+            if let Some(row) = rows.get_mut(&id) {
+                let (key, rest) = row.split_at(key.len());
+                *row = fill(key, rest, set)?;
+            }
+        }
+        Op::SetKey {
+            to,
+            set,
+            or_replace,
+            ..
+        } => {
+            if let Some(row) = rows.get(&id).cloned() {
+                let row = fill(to, &row[key.len()..], set)?;
+                let target = r.identity(table, to)?;
+                if target != id && rows.contains_key(&target) && !or_replace {
+                    return None;
+                }
+                rows.remove(&id);
+                rows.insert(target, row);
+            }
+        }
+        _ => return None,
+    }
+    Some((table.clone(), rows))
 }
 
 fn same_tables(a: &Replica, b: &Replica) -> Check {
@@ -296,7 +435,9 @@ fn check_reader(program: &Program, family: &Family) -> Check {
     for step in &program.steps {
         let touches = match step {
             Step::Write(who, _) => *who == reader,
-            Step::Native { to, .. } | Step::RowWise { to, .. } => *to == reader,
+            Step::Native { to, .. } | Step::RowWise { to, .. } | Step::Tail { to, .. } => {
+                *to == reader
+            }
             _ => false,
         };
         if !touches {
@@ -338,8 +479,14 @@ fn property(name: &str, cases: u64, family: Family, check: impl Fn(&Program, &Fa
         let program = Program::random(seed, &family);
         if fails(&program).is_some() {
             let (program, how) = program.shrink(&fails);
+            let steps: Vec<String> = program.steps.iter().map(|s| format!("  {s:?}")).collect();
+            let program = Program {
+                steps: Vec::new(),
+                ..program
+            };
+            let steps = steps.join("\n");
             panic!(
-                "{how}\n{program:#?}\nREJOIN_SEED={seed} cargo test -p rejoin-sim --test properties {name}"
+                "{how}\n{program:?}\n{steps}\nREJOIN_SEED={seed} cargo test -p rejoin-sim {name}"
             );
         }
     }
@@ -355,6 +502,32 @@ fn row_wise() {
     };
     property("row_wise", CASES, family, |p, f| {
         run(p, f, false, Agree::All)
+    });
+}
+
+#[test]
+fn gaps_heal() {
+    let family = Family {
+        row_wise: true,
+        native: true,
+        tails: true,
+        ..Family::default()
+    };
+    property("gaps_heal", CASES, family, |p, f| {
+        run(p, f, true, Agree::All)
+    });
+}
+
+#[test]
+fn renames_of_one_replica_alone() {
+    let family = Family {
+        native: true,
+        detours: true,
+        tails: true,
+        ..Family::default()
+    };
+    property("renames_of_one_replica_alone", CASES, family, |p, f| {
+        run(p, f, true, Agree::All)
     });
 }
 
@@ -410,6 +583,7 @@ fn forks_and_rollbacks() {
     let family = Family {
         native: true,
         forks: true,
+        tails: true,
         ..Family::default()
     };
     property("forks_and_rollbacks", CASES, family, |p, f| {
@@ -422,6 +596,7 @@ fn collection_with_a_late_peer() {
     let family = Family {
         native: true,
         collection: true,
+        tails: true,
         ..Family::default()
     };
     property("collection_with_a_late_peer", CASES, family, |p, f| {
