@@ -1,7 +1,7 @@
 //! Tables becoming replicated and plain again, and the repair after changes that nobody watched.
 
 use crate::block::StoredRow;
-use crate::catalog::{KeyKind, Table, describe};
+use crate::catalog::{KeyKind, Table, check_replicable, describe, saved_tables};
 use crate::core::{Core, Work, read_log_head};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -24,7 +24,11 @@ pub fn as_crr(engine: &Engine, table: &str) -> Result<()> {
         engine.flush()?;
         let mut core = engine.core()?;
         core.refresh(true)?;
-        if core.catalog.find(table).is_some_and(|t| t.name.eq_ignore_ascii_case(table)) {
+        if core
+            .catalog
+            .find(table)
+            .is_some_and(|t| t.name.eq_ignore_ascii_case(table))
+        {
             return Ok(());
         }
         let t = core.adopt(table)?;
@@ -48,7 +52,10 @@ pub fn as_table(engine: &Engine, table: &str) -> Result<()> {
             return if exists {
                 Ok(())
             } else {
-                Err(Error::NoTable { table: table.into(), why: "does not exist" })
+                Err(Error::NoTable {
+                    table: table.into(),
+                    why: "does not exist",
+                })
             };
         };
         engine.join()?;
@@ -70,34 +77,67 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
         engine.flush()?;
         let mut core = engine.core()?;
         core.refresh(true)?;
-        let t = core.replicated(table)?;
+        let Some(t) = core.catalog.find(table).cloned() else {
+            if describe(core.db, table)?.is_none() {
+                return Err(Error::NoTable {
+                    table: table.into(),
+                    why: "does not exist",
+                });
+            }
+            return Ok(());
+        };
         engine.suspend(t.id, true);
         core.suspended.insert(t.id);
         core.drop_triggers(t.id)
     })();
     if done.is_err() {
-        engine.db.exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter")?;
+        engine
+            .db
+            .exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter")?;
     }
     done
 }
 
 /// `crsql_commit_alter`: capture goes on; what happened meanwhile is taken over at the current db_version.
 pub fn commit_alter(engine: &Engine, table: &str) -> Result<()> {
+    let done = end_alter(engine, table);
+    if done.is_err() {
+        let _ = engine
+            .db
+            .exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter");
+    }
+    done
+}
+
+fn end_alter(engine: &Engine, table: &str) -> Result<()> {
     {
         engine.make_ready()?;
         engine.join()?;
         engine.flush()?;
         let mut core = engine.core()?;
-        let t = match core.replicated(table) {
-            Ok(t) if core.suspended.contains(&t.id) => t,
-            _ => return Err(Error::State { why: format!("no crsql_begin_alter('{table}') is open") }),
+        let live = describe(core.db, table)?;
+        let live = live.ok_or_else(|| Error::NoTable {
+            table: table.into(),
+            why: "does not exist",
+        })?;
+        let saved = saved_tables(core.db)?;
+        let open = saved
+            .iter()
+            .find(|s| s.name.eq_ignore_ascii_case(table) && core.suspended.contains(&s.id));
+        let Some(open) = open else {
+            // A table that is not replicated: the savepoint alone.
+            drop(core);
+            return Ok(engine.db.exec("RELEASE crsql_alter")?);
         };
-        core.suspended.remove(&t.id);
-        engine.suspend(t.id, false);
+        core.suspended.remove(&open.id);
+        engine.suspend(open.id, false);
+        check_replicable(core.db, &live).map_err(|e| Error::State {
+            why: format!("failed compacting tables post alteration: {e}"),
+        })?;
         core.cfg.schema = -1;
         core.settle()?;
-        core.rebuilt.retain(|id| *id != t.id);
         let t = core.replicated(table)?;
+        core.rebuilt.retain(|id| *id != t.id);
         core.txn.at_current = true;
         let done = core.resync(&t).and_then(|()| core.write_out());
         core.txn.at_current = false;
@@ -117,11 +157,30 @@ struct Rows {
 impl Rows {
     /// In key order; columns beside the key follow.
     fn new(core: &Core, t: &Rc<Table>) -> Result<Rows> {
-        let rowid = if t.kind == KeyKind::Keyed { "0" } else { t.rowid };
-        let cols: Vec<String> = t.cols.iter().map(|c| crate::format::quote(&c.name)).collect();
-        let cols = if cols.is_empty() { String::new() } else { format!(", {}", cols.join(", ")) };
-        let sql = format!("SELECT {rowid}, {keys}{cols} FROM {} ORDER BY {keys}", t.quoted(), keys = t.key_list(""));
-        Ok(Rows { stmt: core.db.prepare_transient(&sql)?, table: Rc::clone(t) })
+        let rowid = if t.kind == KeyKind::Keyed {
+            "0"
+        } else {
+            t.rowid
+        };
+        let cols: Vec<String> = t
+            .cols
+            .iter()
+            .map(|c| crate::format::quote(&c.name))
+            .collect();
+        let cols = if cols.is_empty() {
+            String::new()
+        } else {
+            format!(", {}", cols.join(", "))
+        };
+        let sql = format!(
+            "SELECT {rowid}, {keys}{cols} FROM {} ORDER BY {keys}",
+            t.quoted(),
+            keys = t.key_list("")
+        );
+        Ok(Rows {
+            stmt: core.db.prepare_transient(&sql)?,
+            table: Rc::clone(t),
+        })
     }
 
     fn packed(&self) -> Result<Vec<u8>> {
@@ -146,14 +205,21 @@ impl Rows {
 impl Core {
     pub fn replicated(&self, table: &str) -> Result<Rc<Table>> {
         let found = self.catalog.find(table).cloned();
-        found.ok_or_else(|| Error::NoTable { table: table.into(), why: "is not replicated" })
+        found.ok_or_else(|| Error::NoTable {
+            table: table.into(),
+            why: "is not replicated",
+        })
     }
 
     /// Existing rows of a table that becomes replicated: one transaction, every col_version 1.
     fn backfill(&mut self, t: &Rc<Table>) -> Result<()> {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let before = self.txn.pending;
-        let stamp = Stamp { col_version: 1, db_version, site };
+        let stamp = Stamp {
+            col_version: 1,
+            db_version,
+            site,
+        };
         let mut rows = Rows::new(self, t)?;
         let mut changes = Changes::default();
         let list = changes.tables.entry(t.id).or_default();
@@ -162,7 +228,10 @@ impl Core {
         self.fold()?;
         while rows.stmt.step()? {
             any = true;
-            let mut record = Record { row: StoredRow::default(), spelling: None };
+            let mut record = Record {
+                row: StoredRow::default(),
+                spelling: None,
+            };
             let row = rows.stmt.column_int(0);
             let loc = if t.kind == KeyKind::RowId {
                 Loc::Row(row)
@@ -180,7 +249,11 @@ impl Core {
             let meta = &mut record.row.meta;
             meta.cl = 1;
             if t.cols.is_empty() || record.spelling.is_some() {
-                meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
+                meta.sentinel = Some(Sentinel {
+                    db_version,
+                    site,
+                    seq: self.txn.seq,
+                });
                 self.txn.seq += 1;
             }
             if t.kind == KeyKind::Hashed {
@@ -199,7 +272,11 @@ impl Core {
             return Ok(());
         }
         self.apply_to_blocks(t.id, updates)?;
-        let ranges = list.keys.first().zip(list.keys.last()).map(|(a, b)| (Rc::clone(&a.0), Rc::clone(&b.1)));
+        let ranges = list
+            .keys
+            .first()
+            .zip(list.keys.last())
+            .map(|(a, b)| (Rc::clone(&a.0), Rc::clone(&b.1)));
         changes.shorten(&[(t.id, ranges.into_iter().collect())].into_iter().collect());
         self.put_log(db_version, changes, None)?;
         self.fold()
@@ -223,13 +300,21 @@ impl Core {
                 KeyKind::RowId => None,
                 _ => Some(identity_of_stored(t, &rows.packed()?)?),
             };
-            let h = identity.as_ref().map_or(row as u64, |i| hash(self.cfg.hash_key, &i.key));
+            let h = identity
+                .as_ref()
+                .map_or(row as u64, |i| hash(self.cfg.hash_key, &i.key));
             let found = known.remove(&h);
             let alive = found.as_ref().is_some_and(|(_, r)| r.row.meta.is_alive());
             let mut fresh = ColSet::EMPTY;
             for (n, col) in t.cols.iter().enumerate() {
-                let unwritten = found.as_ref().is_none_or(|(_, r)| r.row.meta.cell(col.id).is_none());
-                if unwritten && defaults.get(n).is_none_or(|d| !d.as_ref().same(from_sql(rows.value(n)))) {
+                let unwritten = found
+                    .as_ref()
+                    .is_none_or(|(_, r)| r.row.meta.cell(col.id).is_none());
+                if unwritten
+                    && defaults
+                        .get(n)
+                        .is_none_or(|d| !d.as_ref().same(from_sql(rows.value(n))))
+                {
                     fresh.insert(col.id);
                 }
             }
@@ -238,7 +323,9 @@ impl Core {
                 _ => Some(Loc::Row(row)),
             };
             if alive && fresh.is_empty() {
-                let Some(((loc, record), now)) = found.zip(now) else { continue };
+                let Some(((loc, record), now)) = found.zip(now) else {
+                    continue;
+                };
                 moved |= loc != now;
                 kept.push((now, Some(record)));
                 continue;
@@ -299,20 +386,37 @@ impl Core {
     fn stamp_found(&mut self, at: (u32, u64), cols: &ColSet, alive: bool) {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let txn = &mut self.txn;
-        let Some(work) = txn.works.get_mut(&at) else { return };
+        let Some(work) = txn.works.get_mut(&at) else {
+            return;
+        };
         work.touch(db_version);
         let mut cols = cols.clone();
         if !alive {
             cols = work.table.col_set.clone();
             let known = work.meta.cl > 0;
-            work.meta = RowMeta { cl: work.meta.cl + 1, ..RowMeta::default() };
+            work.meta = RowMeta {
+                cl: work.meta.cl + 1,
+                ..RowMeta::default()
+            };
             if known || cols.is_empty() || work.spelling.is_some() {
-                work.meta.sentinel = Some(Sentinel { db_version, site, seq: txn.seq });
+                work.meta.sentinel = Some(Sentinel {
+                    db_version,
+                    site,
+                    seq: txn.seq,
+                });
                 txn.seq += 1;
             }
         }
         for col in cols.iter() {
-            work.meta.write(ColSet::single(col), Stamp { col_version: 1, db_version, site }, txn.seq);
+            work.meta.write(
+                ColSet::single(col),
+                Stamp {
+                    col_version: 1,
+                    db_version,
+                    site,
+                },
+                txn.seq,
+            );
             txn.seq += 1;
         }
     }
@@ -327,7 +431,11 @@ impl Core {
             };
             // The default is an expression of the schema's own; CAST gives it the column's affinity.
             let decl = col.decl.split('|').next().unwrap_or("");
-            let cast = if decl.is_empty() { format!("({text})") } else { format!("CAST(({text}) AS {decl})") };
+            let cast = if decl.is_empty() {
+                format!("({text})")
+            } else {
+                format!("CAST(({text}) AS {decl})")
+            };
             let mut q = self.db.prepare_transient(&format!("SELECT {cast}"))?;
             q.step()?;
             all.push(from_sql(q.column(0)).to_owned());
@@ -343,15 +451,29 @@ impl Core {
         let mut all = HashMap::new();
         if kind.has_rows() {
             store.scan_rows(i64::MIN >> 6, i64::MAX >> 6, |row, stored| {
-                let at = if kind == KeyKind::RowId { row as u64 } else { stored.hash };
-                all.insert(at, (Loc::Row(row), Record { row: stored.clone(), spelling: None }));
+                let at = if kind == KeyKind::RowId {
+                    row as u64
+                } else {
+                    stored.hash
+                };
+                all.insert(
+                    at,
+                    (
+                        Loc::Row(row),
+                        Record {
+                            row: stored.clone(),
+                            spelling: None,
+                        },
+                    ),
+                );
                 Ok(())
             })?;
         }
         if kind.has_keys() {
             store.scan_keys(&[], None, |e| {
                 let loc = Loc::Key(e.key.as_slice().into());
-                all.entry(hash(hash_key, &e.key)).or_insert((loc, crate::store::record_of(e)));
+                all.entry(hash(hash_key, &e.key))
+                    .or_insert((loc, crate::store::record_of(e)));
                 Ok(())
             })?;
         }
@@ -391,7 +513,7 @@ impl Core {
         let mut rows = Vec::new();
         while q.step()? {
             let mut row = read_log_head(&q)?;
-            row.changes = Changes::decode(q.column_blob(8), &row.base(), |t| self.is_hashed(t))?;
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
             let had = row.changes.tables.remove(&tbl).is_some();
             let mut fresh = lists.remove(&row.db_version);
             if let Some(list) = &mut fresh {
@@ -404,8 +526,10 @@ impl Core {
         }
         drop(q);
         for row in rows {
-            let bytes = row.changes.encode(&row.base(), |t| self.is_hashed(t));
-            let mut put = self.db.prepare_transient("UPDATE main.crsql_log SET changes = ?2 WHERE id = ?1")?;
+            let bytes = row.changes.encode(&row.base());
+            let mut put = self
+                .db
+                .prepare_transient("UPDATE main.crsql_log SET changes = ?2 WHERE id = ?1")?;
             put.run(&[ValueRef::Integer(row.lsn), ValueRef::Blob(&bytes)])?;
         }
         self.txn.rows_stale = true;

@@ -72,7 +72,10 @@ impl Capture {
     fn key(&mut self, t: &Table, args: &[Arg<'_>]) -> Result<(Slice, u64)> {
         if args.iter().any(|a| a.is_null()) {
             return Err(Error::Capture {
-                why: format!("table \"{}\" is replicated, its primary key cannot be NULL", t.name),
+                why: format!(
+                    "table \"{}\" is replicated, its primary key cannot be NULL",
+                    t.name
+                ),
             });
         }
         let slice = self.journal.store(|arena| {
@@ -98,7 +101,9 @@ impl Capture {
         let mut scratch = std::mem::take(&mut self.scratch);
         scratch.clear();
         scratch.extend_from_slice(&layout.to_le_bytes());
-        let Some(reader) = self.readers.get_mut(&t.id) else { return Ok(Slice::default()) };
+        let Some(reader) = self.readers.get_mut(&t.id) else {
+            return Ok(Slice::default());
+        };
         let target = match target {
             Some(row) => Target::Row(row),
             None => Target::Key(self.journal.bytes(key)),
@@ -120,6 +125,29 @@ impl Capture {
         slice
     }
 
+    /// With `recursive_triggers`, REPLACE reports the row that it removes as deleted, in the same statement: no
+    /// change was counted in between. The two are one replacement.
+    fn take_back_delete(&mut self, db: Db, t: &Table, insert: &Event) {
+        let Some(last) = self.journal.events.last().copied() else {
+            return;
+        };
+        let same = match t.kind {
+            KeyKind::RowId => last.row == insert.row,
+            _ => last.hash == insert.hash,
+        };
+        let deleted = last.kind == Kind::Delete && last.tbl == insert.tbl && same;
+        if deleted && last.hash2 == db.total_changes() as u64 {
+            self.journal.events.pop();
+            if t.kind == KeyKind::Hashed {
+                self.journal.events.push(Event {
+                    kind: Kind::Replaces,
+                    hash2: 0,
+                    ..last
+                });
+            }
+        }
+    }
+
     fn outdated(&self, tbl: u32) -> bool {
         self.readers.get(&tbl).is_some_and(RowReader::outdated)
     }
@@ -127,10 +155,17 @@ impl Capture {
     /// The rowid under which a key of a rowid table stands.
     fn find(&mut self, db: Db, t: &Table, args: Args<'_>) -> Result<Option<i64>> {
         if !self.finders.contains_key(&t.id) {
-            let sql = format!("SELECT {} FROM {} WHERE {}", t.rowid, t.quoted(), t.key_where(1));
+            let sql = format!(
+                "SELECT {} FROM {} WHERE {}",
+                t.rowid,
+                t.quoted(),
+                t.key_where(1)
+            );
             self.finders.insert(t.id, db.prepare(&sql)?);
         }
-        let Some(q) = self.finders.get_mut(&t.id) else { return Ok(None) };
+        let Some(q) = self.finders.get_mut(&t.id) else {
+            return Ok(None);
+        };
         for (i, arg) in args.iter().enumerate() {
             q.bind_arg(i as i32 + 1, arg)?;
         }
@@ -146,7 +181,10 @@ impl Capture {
 /// Who wrote, as the trigger's arguments say.
 pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
     if args.len() < 3 {
-        return Err(Error::BadArgument { function: FUNCTION, why: "is for the capture triggers only".into() });
+        return Err(Error::BadArgument {
+            function: FUNCTION,
+            why: "is for the capture triggers only".into(),
+        });
     }
     let tbl = args.get(0).int() as u32;
     if engine.is_merging(tbl) || engine.is_suspended(tbl) {
@@ -156,14 +194,17 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
     let mut cap = engine.cap.borrow_mut();
     if args.get(1).int() != cap.file_id {
         return Err(Error::Capture {
-            why: "the table belongs to another database file than the main one of this connection; \
+            why:
+                "the table belongs to another database file than the main one of this connection; \
                   open that file as main to write to it"
-                .into(),
+                    .into(),
         });
     }
     let table = cap.catalog.get(tbl).cloned();
     let Some(t) = table else {
-        return Err(Error::Capture { why: format!("the replication metadata knows no table {tbl}") });
+        return Err(Error::Capture {
+            why: format!("the replication metadata knows no table {tbl}"),
+        });
     };
     record(engine.db, &mut cap, &t, args.get(2).int(), args.skip(3))?;
     if cap.outdated(tbl) {
@@ -187,7 +228,10 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
         (KeyKind::Keyed, _) => n,
     };
     if args.len() != want {
-        return Err(Error::BadArgument { function: FUNCTION, why: "is for the capture triggers only".into() });
+        return Err(Error::BadArgument {
+            function: FUNCTION,
+            why: "is for the capture triggers only".into(),
+        });
     }
     let kind = match op {
         INSERT => Kind::Insert,
@@ -195,7 +239,12 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
         UPDATE => Kind::Image,
         MOVE => Kind::Move,
         REPLACE => Kind::Replaces,
-        _ => return Err(Error::BadArgument { function: FUNCTION, why: format!("kind {op}") }),
+        _ => {
+            return Err(Error::BadArgument {
+                function: FUNCTION,
+                why: format!("kind {op}"),
+            });
+        }
     };
     let mut e = Event::new(kind, t.id, 0);
     let rowids = match (t.kind, op) {
@@ -214,10 +263,15 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
             (e.key2, e.hash2) = cap.key(t, keys.get(n..).unwrap_or(&[]))?;
         }
         if t.kind == KeyKind::Keyed {
-            (e.row, e.row2) = (e.hash as i64, if op == MOVE { e.hash2 } else { e.hash } as i64);
+            (e.row, e.row2) = (
+                e.hash as i64,
+                if op == MOVE { e.hash2 } else { e.hash } as i64,
+            );
         }
         if op == REPLACE {
-            let Some(row) = cap.find(db, t, args)? else { return Ok(()) };
+            let Some(row) = cap.find(db, t, args)? else {
+                return Ok(());
+            };
             (e.row, e.row2) = (row, row);
         }
     }
@@ -230,6 +284,12 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
             e.kind = Kind::MaybeMove;
             (e.hash2, e.key2) = (e.hash, e.key);
         }
+    }
+    if op == DELETE {
+        e.hash2 = db.total_changes() as u64;
+    }
+    if op == INSERT {
+        cap.take_back_delete(db, t, &e);
     }
     cap.journal.events.push(e);
     Ok(())
@@ -248,35 +308,56 @@ pub fn triggers(t: &Table, file_id: i64) -> Vec<(String, String)> {
         KeyKind::RowId => String::new(),
         _ => format!(", {}", t.key_list(p)),
     };
-    let call = |op: i64, args: String| format!("BEGIN SELECT {FUNCTION}({id}, {file_id}, {op}{args}); END");
+    let call = |op: i64, args: String| {
+        format!("BEGIN SELECT {FUNCTION}({id}, {file_id}, {op}{args}); END")
+    };
     let mut all = vec![
         (
             format!("crsql_insert_{id}"),
-            format!("AFTER INSERT ON {on} {}", call(INSERT, rowid("NEW.") + &keys("NEW."))),
+            format!(
+                "AFTER INSERT ON {on} {}",
+                call(INSERT, rowid("NEW.") + &keys("NEW."))
+            ),
         ),
         (
             format!("crsql_update_{id}"),
-            format!("BEFORE UPDATE ON {on} {}", call(UPDATE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD."))),
+            format!(
+                "BEFORE UPDATE ON {on} {}",
+                call(UPDATE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD."))
+            ),
         ),
         (
             format!("crsql_delete_{id}"),
-            format!("AFTER DELETE ON {on} {}", call(DELETE, rowid("OLD.") + &keys("OLD."))),
+            format!(
+                "AFTER DELETE ON {on} {}",
+                call(DELETE, rowid("OLD.") + &keys("OLD."))
+            ),
         ),
     ];
     let of: Vec<String> = t.keys.iter().map(|k| quote(&k.name)).collect();
-    let differs: Vec<String> =
-        t.keys.iter().map(|k| format!("OLD.{0} IS NOT NEW.{0} COLLATE BINARY", quote(&k.name))).collect();
+    let differs: Vec<String> = t
+        .keys
+        .iter()
+        .map(|k| format!("OLD.{0} IS NOT NEW.{0} COLLATE BINARY", quote(&k.name)))
+        .collect();
     all.push((
         format!("crsql_move_{id}"),
         format!(
             "AFTER UPDATE OF {} ON {on} WHEN {} {}",
             of.join(", "),
             differs.join(" OR "),
-            call(MOVE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD.") + &keys("NEW."))
+            call(
+                MOVE,
+                rowid("OLD.") + &rowid("NEW.") + &keys("OLD.") + &keys("NEW.")
+            )
         ),
     ));
     if t.kind == KeyKind::Hashed {
-        let eq: Vec<String> = t.keys.iter().map(|k| format!("{0} = NEW.{0}", quote(&k.name))).collect();
+        let eq: Vec<String> = t
+            .keys
+            .iter()
+            .map(|k| format!("{0} = NEW.{0}", quote(&k.name)))
+            .collect();
         all.push((
             format!("crsql_replace_{id}"),
             format!(

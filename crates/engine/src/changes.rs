@@ -10,8 +10,8 @@ use crate::rowwise;
 use crate::store::Loc;
 use crate::value::{from_sql, shown_key, to_sql};
 use rejoin_sqlite::{
-    Args, Change, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab, VTabCursor,
-    ValueRef,
+    Args, Change, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk,
+    VTab, VTabCursor, ValueRef,
 };
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -32,7 +32,11 @@ const CL: i32 = 7;
 const SEQ: i32 = 8;
 
 pub fn register(engine: &Rc<Engine>) -> Result<()> {
-    Ok(engine.db.create_module::<Engine, Changes>("crsql_changes", ModuleKind::EponymousOnly, Rc::clone(engine))?)
+    Ok(engine.db.create_module::<Engine, Changes>(
+        "crsql_changes",
+        ModuleKind::EponymousOnly,
+        Rc::clone(engine),
+    )?)
 }
 
 struct Changes(Rc<Engine>);
@@ -72,14 +76,20 @@ impl VTab<Engine> for Changes {
         let mut plan = String::new();
         let (mut lower, mut one_row) = (false, 0);
         for c in info.constraints() {
-            let Some(op) = op_code(c.op).filter(|op| c.usable && pushed(c.column, *op)) else { continue };
+            let Some(op) = op_code(c.op).filter(|op| c.usable && pushed(c.column, *op)) else {
+                continue;
+            };
             plan.push(char::from(b'0' + c.column as u8));
             plan.push(char::from(op));
             info.use_constraint(c.index, (plan.len() / 2) as i32, false);
             lower |= c.column == DB_VERSION && matches!(op, b'>' | b'g' | b'=');
             one_row |= i32::from(op == b'=') << c.column & 0b11;
         }
-        let natural: Vec<i32> = info.order_bys().filter(|o| !o.desc).map(|o| o.column).collect();
+        let natural: Vec<i32> = info
+            .order_bys()
+            .filter(|o| !o.desc)
+            .map(|o| o.column)
+            .collect();
         if natural.len() == info.order_bys().count() && [DB_VERSION, SEQ].starts_with(&natural) {
             info.set_order_consumed(true);
         }
@@ -99,9 +109,10 @@ impl VTab<Engine> for Changes {
 
     fn update(&self, change: Change<'_>) -> SqlResult<i64> {
         let Change::Insert { values, .. } = change else {
-            let why = "Only INSERT and SELECT statements are allowed against the crsql changes table; \
+            let why =
+                "Only INSERT and SELECT statements are allowed against the crsql changes table; \
                        to change data, write to the table itself"
-                .to_owned();
+                    .to_owned();
             return Err(Error::State { why }.into());
         };
         rowwise::insert(&self.0, values)?;
@@ -161,7 +172,10 @@ impl Cursor {
         engine.flush()?;
         let mut core = engine.core()?;
         core.refresh(false)?;
-        *self = Cursor { count: self.count, ..Cursor::new(Rc::clone(&engine)) };
+        *self = Cursor {
+            count: self.count,
+            ..Cursor::new(Rc::clone(&engine))
+        };
         if !core.ready {
             return Ok(());
         }
@@ -178,7 +192,11 @@ impl Cursor {
                 }
                 (TABLE, _) => table = Some(text_of(value)),
                 (PK, _) => pk = Some(blob_of(value)),
-                _ => self.bounds.push(Bound { column, op, blob: blob_of(value) }),
+                _ => self.bounds.push(Bound {
+                    column,
+                    op,
+                    blob: blob_of(value),
+                }),
             }
         }
         if let Some(name) = &table {
@@ -195,7 +213,11 @@ impl Cursor {
                 _ => {}
             }
         }
-        self.next_lsn = if first == i64::MIN { 0 } else { core.first_log_row(first)? };
+        self.next_lsn = if first == i64::MIN {
+            0
+        } else {
+            core.first_log_row(first)?
+        };
         Ok(())
     }
 
@@ -246,16 +268,31 @@ impl Cursor {
         let engine = Rc::clone(&self.engine);
         let mut core = engine.core()?;
         if let Some((row, versions, table)) = &mut self.single {
-            let Some(db_version) = versions.pop() else { return Ok(false) };
-            self.unit = Unit { db_version, ..Unit::default() };
+            let Some(db_version) = versions.pop() else {
+                return Ok(false);
+            };
+            self.unit = Unit {
+                db_version,
+                ..Unit::default()
+            };
             let (loc, meta, spelling) = (row.loc.clone(), row.meta.clone(), row.spelling.clone());
-            self.unit.add_row(crate::listing::ListedRow { table: Rc::clone(table), loc, meta, spelling });
+            self.unit.add_row(crate::listing::ListedRow {
+                table: Rc::clone(table),
+                loc,
+                meta,
+                spelling,
+            });
             self.unit.changes.sort_by_key(|c| c.seq);
             return Ok(true);
         }
-        let Some((rows, next)) = core.log_unit(self.next_lsn)? else { return Ok(false) };
+        let Some((rows, next)) = core.log_unit(self.next_lsn)? else {
+            return Ok(false);
+        };
         self.next_lsn = next;
-        if rows.first().is_some_and(|r| r.db_version > self.last_version) {
+        if rows
+            .first()
+            .is_some_and(|r| r.db_version > self.last_version)
+        {
             return Ok(false);
         }
         self.unit = core.unit(&rows, &self.filter)?;
@@ -275,16 +312,23 @@ impl Cursor {
 
     fn site(&self, listed: &Listed) -> [u8; 16] {
         let core = self.engine.core.try_borrow();
-        core.ok().and_then(|c| c.sites.id(listed.site)).map_or(self.own_site, |s| s.0)
+        core.ok()
+            .and_then(|c| c.sites.id(listed.site))
+            .map_or(self.own_site, |s| s.0)
     }
 
     fn cid(&self, listed: &Listed) -> &str {
         match listed.what {
             What::Sentinel => SENTINEL,
-            What::Parked => self.unit.parked.get(listed.row as usize).map_or("", |p| p.cid.as_str()),
+            What::Parked => self
+                .unit
+                .parked
+                .get(listed.row as usize)
+                .map_or("", |p| p.cid.as_str()),
             What::Cell(n) => {
                 let row = self.unit.rows.get(listed.row as usize);
-                row.and_then(|r| r.table.cols.get(n as usize)).map_or("", |c| c.name.as_str())
+                row.and_then(|r| r.table.cols.get(n as usize))
+                    .map_or("", |c| c.name.as_str())
             }
         }
     }
@@ -298,14 +342,17 @@ impl Cursor {
         if self.open_row == Some(listed.row) {
             return Ok(true);
         }
-        let Some(row) = self.unit.rows.get(listed.row as usize) else { return Ok(false) };
+        let Some(row) = self.unit.rows.get(listed.row as usize) else {
+            return Ok(false);
+        };
         let t = &row.table;
         self.pk.clear();
         self.open_row = Some(listed.row);
         if t.kind == KeyKind::RowId
             && let Loc::Row(id) = row.loc
         {
-            let packed = rejoin_crdt::key::pack_into(&mut self.pk, [rejoin_crdt::ValueRef::Int(id)]);
+            let packed =
+                rejoin_crdt::key::pack_into(&mut self.pk, [rejoin_crdt::ValueRef::Int(id)]);
             packed.map_err(|e| Error::damaged(e.to_string()))?;
         }
         if let Loc::Key(key) = &row.loc {
@@ -318,7 +365,9 @@ impl Cursor {
         if readers.get(&t.id).is_none_or(|r| !Rc::ptr_eq(&r.table, t)) {
             readers.insert(t.id, RowReader::new(self.engine.db, t)?);
         }
-        let Some(reader) = readers.get_mut(&t.id) else { return Ok(false) };
+        let Some(reader) = readers.get_mut(&t.id) else {
+            return Ok(false);
+        };
         reader.done();
         let there = match &row.loc {
             Loc::Row(id) => reader.seek(Target::Row(*id))?,
@@ -326,8 +375,10 @@ impl Cursor {
         };
         if there && t.kind != KeyKind::RowId {
             self.pk.clear();
-            let packed =
-                rejoin_crdt::key::pack_into(&mut self.pk, (0..t.keys.len()).map(|n| from_sql(reader.key(n))));
+            let packed = rejoin_crdt::key::pack_into(
+                &mut self.pk,
+                (0..t.keys.len()).map(|n| from_sql(reader.key(n))),
+            );
             packed.map_err(|e| Error::damaged(e.to_string()))?;
         }
         // A living row without its row waits for required values; its sentinel is listed, cells it has none.
@@ -402,12 +453,22 @@ impl VTabCursor for Cursor {
     }
 
     fn column(&self, ctx: &mut Context, i: i32) -> SqlResult<()> {
-        let Some(listed) = self.unit.changes.get(self.at) else { return Ok(()) };
-        let parked = (listed.what == What::Parked).then(|| self.unit.parked.get(listed.row as usize)).flatten();
-        let row = self.unit.rows.get(listed.row as usize).filter(|_| parked.is_none());
+        let Some(listed) = self.unit.changes.get(self.at) else {
+            return Ok(());
+        };
+        let parked = (listed.what == What::Parked)
+            .then(|| self.unit.parked.get(listed.row as usize))
+            .flatten();
+        let row = self
+            .unit
+            .rows
+            .get(listed.row as usize)
+            .filter(|_| parked.is_none());
         match i {
             TABLE => {
-                let name = parked.map(|p| p.table.as_str()).or_else(|| row.map(|r| r.table.name.as_str()));
+                let name = parked
+                    .map(|p| p.table.as_str())
+                    .or_else(|| row.map(|r| r.table.name.as_str()));
                 ctx.set_text(name.unwrap_or("").as_bytes());
             }
             PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.pk.as_slice())),
@@ -416,7 +477,10 @@ impl VTabCursor for Cursor {
             COL_VERSION => ctx.set_int(listed.col_version),
             DB_VERSION => ctx.set_int(self.unit.db_version),
             SITE_ID => ctx.set_blob(&self.site(listed)),
-            CL => ctx.set_int(parked.map_or_else(|| row.map_or(0, |r| i64::from(r.meta.cl)), |p| i64::from(p.cl))),
+            CL => ctx.set_int(parked.map_or_else(
+                || row.map_or(0, |r| i64::from(r.meta.cl)),
+                |p| i64::from(p.cl),
+            )),
             SEQ => ctx.set_int(listed.seq),
             _ => {}
         }

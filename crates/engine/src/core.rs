@@ -81,7 +81,11 @@ pub struct LogRow {
 
 impl LogRow {
     pub fn base(&self) -> Base {
-        Base { db_version: self.db_version, clock: self.header.clock, site: self.header.site }
+        Base {
+            db_version: self.db_version,
+            clock: self.header.clock,
+            site: self.header.site,
+        }
     }
 }
 
@@ -203,7 +207,8 @@ pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a m
     if slot.is_none() {
         *slot = Some(db.prepare(sql)?);
     }
-    slot.as_mut().ok_or_else(|| Error::damaged("statement slot"))
+    slot.as_mut()
+        .ok_or_else(|| Error::damaged("statement slot"))
 }
 
 pub fn system_now_ms() -> i64 {
@@ -262,7 +267,8 @@ impl Core {
             self.load_state(cookie)?;
             self.seen_data_version = Some(seen);
         }
-        if self.ready && (cookie != self.catalog.cookie || (may_write && self.cfg.schema != cookie)) {
+        if self.ready && (cookie != self.catalog.cookie || (may_write && self.cfg.schema != cookie))
+        {
             self.load_catalog(cookie, may_write)?;
         }
         Ok(())
@@ -312,8 +318,13 @@ impl Core {
     }
 
     fn load_config(&mut self) -> Result<()> {
-        let mut q = self.db.prepare_transient("SELECT name, value FROM main.crsql_meta")?;
-        let mut c = Config { drift_ms: rejoin_crdt::limits::DRIFT_MS, ..Config::default() };
+        let mut q = self
+            .db
+            .prepare_transient("SELECT name, value FROM main.crsql_meta")?;
+        let mut c = Config {
+            drift_ms: rejoin_crdt::limits::DRIFT_MS,
+            ..Config::default()
+        };
         let mut format = None;
         while q.step()? {
             let name = q.column_text(0).to_vec();
@@ -327,7 +338,9 @@ impl Core {
                 b"clock" => c.lamport = q.column_text(1) == b"lamport",
                 b"merge-equal-values" => c.merge_equal = int != 0,
                 b"folded" => c.folded = int,
-                b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
+                b"site" => {
+                    c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?
+                }
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
                 b"drift-ms" => c.drift_ms = int,
                 b"schema" => c.schema = int,
@@ -340,11 +353,15 @@ impl Core {
             None => return Err(Error::damaged("crsql_meta names no format")),
         }
         self.cfg = c;
-        let mut q = self.db.prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
         let mut sites = Sites::default();
         while q.step()? {
-            let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("site ordinal"))?;
-            let id = SiteId::from_slice(q.column_blob(1)).ok_or_else(|| Error::damaged("site id"))?;
+            let ordinal =
+                u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("site ordinal"))?;
+            let id =
+                SiteId::from_slice(q.column_blob(1)).ok_or_else(|| Error::damaged("site id"))?;
             sites.insert(ordinal, id);
         }
         if sites.id(self.cfg.own).is_none() {
@@ -358,7 +375,9 @@ impl Core {
         if self.tail.lsn == 0 {
             return Ok(false);
         }
-        let mut q = self.db.prepare_transient("SELECT chain FROM main.crsql_log WHERE id = ?1")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT chain FROM main.crsql_log WHERE id = ?1")?;
         q.bind_int(1, self.tail.lsn)?;
         Ok(q.step()? && q.column_int(0) as u64 == self.tail.chain)
     }
@@ -366,10 +385,15 @@ impl Core {
     fn load_vector(&mut self) -> Result<()> {
         self.vector = VersionVector::new();
         self.chains.clear();
-        let mut q = self.db.prepare_transient("SELECT site, first, last, chain FROM main.crsql_vector")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT site, first, last, chain FROM main.crsql_vector")?;
         while q.step()? {
             let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("vector"))?;
-            let site = self.sites.id(ordinal).ok_or_else(|| Error::damaged("vector names no site"))?;
+            let site = self
+                .sites
+                .id(ordinal)
+                .ok_or_else(|| Error::damaged("vector names no site"))?;
             let (first, last) = (q.column_int(1) as u64, q.column_int(2) as u64);
             if first == 0 || first > last {
                 return Err(Error::damaged("vector range"));
@@ -387,24 +411,13 @@ impl Core {
         }
     }
 
-    pub fn is_hashed(&self, tbl: u32) -> bool {
-        // Tables that are gone or not loaded yet: the kind stands in crsql_tables.
-        self.catalog.get(tbl).map_or_else(|| self.saved_kind(tbl) == 1, |t| t.kind == KeyKind::Hashed)
-    }
-
-    fn saved_kind(&self, tbl: u32) -> i64 {
-        let read = || -> Result<i64> {
-            let mut q = self.db.prepare_transient("SELECT kind FROM main.crsql_tables WHERE id = ?1")?;
-            q.bind_int(1, i64::from(tbl))?;
-            q.step()?;
-            Ok(q.column_int(0))
-        };
-        read().unwrap_or(0)
-    }
-
     /// Reads the log rows above the known tail; those above `folded` feed the overlay.
     fn load_log(&mut self) -> Result<()> {
-        let from = self.tail.lsn.max(if self.tail.lsn == 0 { self.cfg.folded } else { 0 });
+        let from = self.tail.lsn.max(if self.tail.lsn == 0 {
+            self.cfg.folded
+        } else {
+            0
+        });
         let mut q = cached(
             &mut self.q.log_after,
             self.db,
@@ -422,7 +435,7 @@ impl Core {
                 continue;
             }
             if row.lsn > self.cfg.folded {
-                row.changes = Changes::decode(&bytes, &row.base(), |t| self.is_hashed(t))?;
+                row.changes = Changes::decode(&bytes, &row.base())?;
                 self.count_in(&row)?;
                 let changes = std::mem::take(&mut row.changes);
                 for (tbl, list) in changes.tables {
@@ -431,8 +444,12 @@ impl Core {
                     }
                 }
             }
-            self.tail =
-                Tail { lsn: row.lsn, db_version: row.db_version, high: row.high, chain: row.header.chain };
+            self.tail = Tail {
+                lsn: row.lsn,
+                db_version: row.db_version,
+                high: row.high,
+                chain: row.header.chain,
+            };
         }
         Ok(())
     }
@@ -441,7 +458,10 @@ impl Core {
     fn count_in(&mut self, row: &LogRow) -> Result<()> {
         let h = row.header;
         if h.version > 0 {
-            let site = self.sites.id(h.site).ok_or_else(|| Error::damaged("log row of no site"))?;
+            let site = self
+                .sites
+                .id(h.site)
+                .ok_or_else(|| Error::damaged("log row of no site"))?;
             self.vector.insert(site, h.version);
             self.saw_chain(h.site, h.version, h.chain);
             self.vector_dirty.insert(h.site);
@@ -459,9 +479,13 @@ impl Core {
             return Ok(ordinal);
         }
         let ordinal = self.sites.next();
-        let mut q =
-            self.db.prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
-        q.run(&[ValueRef::Integer(i64::from(ordinal)), ValueRef::Blob(id.as_bytes())])?;
+        let mut q = self
+            .db
+            .prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
+        q.run(&[
+            ValueRef::Integer(i64::from(ordinal)),
+            ValueRef::Blob(id.as_bytes()),
+        ])?;
         self.sites.insert(ordinal, id);
         Ok(ordinal)
     }
@@ -478,7 +502,9 @@ impl Core {
 
     pub fn store(&mut self, t: &Table) -> &mut TableStore {
         let db = self.db;
-        self.stores.entry(t.id).or_insert_with(|| TableStore::new(db, t))
+        self.stores
+            .entry(t.id)
+            .or_insert_with(|| TableStore::new(db, t))
     }
 
     pub fn load(&mut self, t: &Table, loc: &Loc) -> Result<Option<Record>> {
@@ -493,7 +519,11 @@ impl Core {
         if self.txn.at_current {
             return self.txn.base_db_version;
         }
-        let base = if self.txn.joined { self.txn.base_db_version } else { self.tail.db_version };
+        let base = if self.txn.joined {
+            self.txn.base_db_version
+        } else {
+            self.tail.db_version
+        };
         let next = (base + 1).max(self.txn.pending.unwrap_or(0));
         self.txn.pending = Some(next);
         next
@@ -507,7 +537,8 @@ impl Core {
         self.reload_txn_rows()?;
         let mut works: Vec<Work> = std::mem::take(&mut self.txn.works).into_values().collect();
         works.retain(|w| !w.touched.is_empty());
-        works.sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
+        works
+            .sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
         let mut lists: BTreeMap<i64, Changes> = BTreeMap::new();
         for db_version in std::mem::take(&mut self.txn.parked) {
             lists.entry(db_version).or_default().parked = true;
@@ -519,7 +550,9 @@ impl Core {
         let earlier: usize = rows.iter().map(|r| r.changes.inline_count()).sum();
         let inline = lists.len() == 1
             && works.len() + earlier <= INLINE_ROWS_MAX
-            && rows.iter().all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline());
+            && rows
+                .iter()
+                .all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline());
         if inline && let Some((db_version, mut changes)) = lists.pop_first() {
             self.list_inline(works, &mut changes);
             let entries = changes.clone();
@@ -529,9 +562,16 @@ impl Core {
                         self.overlay.set(tbl, loc, record);
                     }
                 }
-                return if self.overlay.len > OVERLAY_MAX { self.fold() } else { Ok(()) };
+                return if self.overlay.len > OVERLAY_MAX {
+                    self.fold()
+                } else {
+                    Ok(())
+                };
             }
-            let all = entries.tables.into_iter().map(|(tbl, l)| (tbl, l.inline.into_iter().collect()));
+            let all = entries
+                .tables
+                .into_iter()
+                .map(|(tbl, l)| (tbl, l.inline.into_iter().collect()));
             return self.spill(all.collect()).map(drop);
         }
         let mut updates: HashMap<u32, Vec<(Loc, Option<Record>)>> = HashMap::new();
@@ -555,8 +595,17 @@ impl Core {
                 list.inline.insert(old, None);
             }
             if let Some(loc) = now {
-                let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
-                list.inline.insert(loc, Some(Record { row, spelling: work.spelling }));
+                let row = crate::block::StoredRow {
+                    meta: work.meta,
+                    hash: work.hash,
+                };
+                list.inline.insert(
+                    loc,
+                    Some(Record {
+                        row,
+                        spelling: work.spelling,
+                    }),
+                );
             }
         }
     }
@@ -586,18 +635,28 @@ impl Core {
         self.txn.rows.clear();
         while q.step()? {
             let mut row = read_log_head(&q)?;
-            row.changes = Changes::decode(q.column_blob(8), &row.base(), |t| self.is_hashed(t))?;
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
             self.txn.rows.push(row);
         }
         let own = self.cfg.own;
         let applied = &self.txn.applied;
-        let local = self.txn.rows.iter().rfind(|r| r.header.site == own && !applied.contains_key(&r.db_version));
+        let local = self
+            .txn
+            .rows
+            .iter()
+            .rfind(|r| r.header.site == own && !applied.contains_key(&r.db_version));
         self.txn.local = local.map(|r| r.header);
         Ok(())
     }
 
-    pub fn apply_to_blocks(&mut self, tbl: u32, list: Vec<(Loc, Option<Record>)>) -> Result<Vec<(Rc<[u8]>, Rc<[u8]>)>> {
-        let Some(table) = self.catalog.get(tbl).cloned() else { return Ok(Vec::new()) };
+    pub fn apply_to_blocks(
+        &mut self,
+        tbl: u32,
+        list: Vec<(Loc, Option<Record>)>,
+    ) -> Result<Vec<(Rc<[u8]>, Rc<[u8]>)>> {
+        let Some(table) = self.catalog.get(tbl).cloned() else {
+            return Ok(Vec::new());
+        };
         let mut rows = Vec::new();
         let mut keys = Vec::new();
         for (loc, record) in list {
@@ -628,15 +687,23 @@ impl Core {
 
     fn save_vector(&mut self) -> Result<()> {
         for ordinal in std::mem::take(&mut self.vector_dirty) {
-            let Some(site) = self.sites.id(ordinal) else { continue };
-            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_vector WHERE site = ?1")?;
+            let Some(site) = self.sites.id(ordinal) else {
+                continue;
+            };
+            let mut del = self
+                .db
+                .prepare_transient("DELETE FROM main.crsql_vector WHERE site = ?1")?;
             del.run(&[ValueRef::Integer(i64::from(ordinal))])?;
             let mut put = self.db.prepare_transient(
                 "INSERT INTO main.crsql_vector(site, first, last, chain) VALUES (?1, ?2, ?3, ?4)",
             )?;
             let head = self.chains.get(&ordinal).copied().unwrap_or_default();
             for range in self.vector.ranges(&site).into_iter().flat_map(|r| r.iter()) {
-                let chain = if *range.end() == head.0 { head.1 as i64 } else { 0 };
+                let chain = if *range.end() == head.0 {
+                    head.1 as i64
+                } else {
+                    0
+                };
                 put.run(&[
                     ValueRef::Integer(i64::from(ordinal)),
                     ValueRef::Integer(*range.start() as i64),
@@ -656,48 +723,79 @@ impl Core {
         let own = self.cfg.own;
         let version = self.vector.max(&self.own_site()) + 1;
         let mut nonce = [0u8; 8];
-        getrandom::fill(&mut nonce).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+        getrandom::fill(&mut nonce).map_err(|e| Error::State {
+            why: format!("no random numbers: {e}"),
+        })?;
         let nonce = u64::from_le_bytes(nonce);
         let previous = self.chains.get(&own).map_or(0, |c| c.1);
         let chain = rejoin_crdt::chain::next(previous, version, nonce);
-        let h = Header { site: own, version, clock: self.txn.clock.unwrap_or(0), nonce, chain };
+        let h = Header {
+            site: own,
+            version,
+            clock: self.txn.clock.unwrap_or(0),
+            nonce,
+            chain,
+        };
         self.txn.local = Some(h);
         Ok(h)
     }
 
     /// Writes or extends the log row of `db_version`; false (and only names in it) if its inline records would
     /// take more than `inline_max` bytes.
-    pub fn put_log(&mut self, db_version: i64, changes: Changes, inline_max: Option<usize>) -> Result<bool> {
+    pub fn put_log(
+        &mut self,
+        db_version: i64,
+        changes: Changes,
+        inline_max: Option<usize>,
+    ) -> Result<bool> {
         let header = match self.txn.applied.get(&db_version) {
             Some(h) => *h,
             None => self.local_header()?,
         };
-        let found = self.txn.rows.iter().position(|r| r.db_version == db_version && same_txn(&r.header, &header));
+        let found = self
+            .txn
+            .rows
+            .iter()
+            .position(|r| r.db_version == db_version && same_txn(&r.header, &header));
         let mut row = match found {
             Some(i) => self.txn.rows.swap_remove(i),
-            None => LogRow { lsn: self.tail.lsn + 1, db_version, header, ..LogRow::default() },
+            None => LogRow {
+                lsn: self.tail.lsn + 1,
+                db_version,
+                header,
+                ..LogRow::default()
+            },
         };
         row.changes.merge(changes);
         // The clock is minted with the first write, which may come after the log row was begun.
         if row.header.clock == 0 {
-            row.header.clock = self.txn.clock.filter(|_| !self.txn.applied.contains_key(&db_version)).unwrap_or(0);
+            row.header.clock = self
+                .txn
+                .clock
+                .filter(|_| !self.txn.applied.contains_key(&db_version))
+                .unwrap_or(0);
         }
         row.high = self.tail.high.max(row.header.clock).max(self.txn.high);
         if inline_max.is_none() {
             row.changes.spill();
         }
-        let mut bytes = row.changes.encode(&row.base(), |t| self.is_hashed(t));
+        let mut bytes = row.changes.encode(&row.base());
         let fits = inline_max.is_none_or(|max| bytes.len() <= max);
         if !fits {
             row.changes.spill();
-            bytes = row.changes.encode(&row.base(), |t| self.is_hashed(t));
+            bytes = row.changes.encode(&row.base());
         }
         self.write_log_row(&row, &bytes)?;
         self.count_in(&row)?;
         self.tail.high = self.tail.high.max(row.high);
         if row.lsn > self.tail.lsn {
             let (lsn, high, chain) = (row.lsn, self.tail.high, row.header.chain);
-            self.tail = Tail { lsn, db_version: row.db_version, high, chain };
+            self.tail = Tail {
+                lsn,
+                db_version: row.db_version,
+                high,
+                chain,
+            };
         }
         self.txn.rows.push(row);
         Ok(fits)
@@ -711,7 +809,11 @@ impl Core {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         let h = &row.header;
-        let high = if row.high == h.clock { ValueRef::Null } else { ValueRef::Integer(row.high) };
+        let high = if row.high == h.clock {
+            ValueRef::Null
+        } else {
+            ValueRef::Integer(row.high)
+        };
         Ok(q.run(&[
             ValueRef::Integer(row.lsn),
             ValueRef::Integer(row.db_version),
@@ -772,9 +874,23 @@ fn list_work(
     }
     let Some(loc) = now else { return };
     for db_version in work.touched {
-        let list = lists.entry(db_version).or_default().tables.entry(tbl).or_default();
+        let list = lists
+            .entry(db_version)
+            .or_default()
+            .tables
+            .entry(tbl)
+            .or_default();
         list.name(&loc);
     }
-    let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
-    updates.push((loc, Some(Record { row, spelling: work.spelling })));
+    let row = crate::block::StoredRow {
+        meta: work.meta,
+        hash: work.hash,
+    };
+    updates.push((
+        loc,
+        Some(Record {
+            row,
+            spelling: work.spelling,
+        }),
+    ));
 }

@@ -29,8 +29,18 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
     let masks = resolve(core, cap, from)?;
     let moves = moves(&cap.journal.events, from);
     for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
-        let Some(t) = core.catalog.get(e.tbl).cloned() else { continue };
-        let mut step = Step { core, journal: &cap.journal, t };
+        if e.kind == Kind::Gap {
+            core.txn.seq += e.row;
+            continue;
+        }
+        let Some(t) = core.catalog.get(e.tbl).cloned() else {
+            continue;
+        };
+        let mut step = Step {
+            core,
+            journal: &cap.journal,
+            t,
+        };
         match e.kind {
             Kind::Insert => step.insert(e)?,
             Kind::Delete => step.delete(e)?,
@@ -41,12 +51,16 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
                 None => {}
             },
             Kind::Move => {
-                let image = moves.iter().find(|(_, m)| **m == i).map(|(image, _)| *image);
+                let image = moves
+                    .iter()
+                    .find(|(_, m)| **m == i)
+                    .map(|(image, _)| *image);
                 step.change_key(e, image.and_then(|image| masks.get(&image)))?;
             }
             Kind::MaybeMove if masks.contains_key(&i) => step.change_key(e, None)?,
             Kind::MaybeMove => {}
             Kind::Replaces => step.replaces(e)?,
+            Kind::Gap => {}
         }
     }
     cap.journal.digested = to;
@@ -80,7 +94,9 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 }
             }
             Kind::MaybeMove => {
-                let confirmed = |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
+                let confirmed = |n: &Event| {
+                    n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2)
+                };
                 if !events.iter().skip(i + 1).take(8).any(confirmed) && moved(core, e)? {
                     masks.insert(i, ColSet::EMPTY);
                     if let Some(before) = open.remove(&at) {
@@ -92,7 +108,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 open.remove(&at);
             }
             // An insert keeps it open: a younger trigger of the user's updates the new row before we hear of it.
-            Kind::Insert | Kind::Replaces => {}
+            Kind::Insert | Kind::Replaces | Kind::Gap => {}
         }
     }
     let mut left: Vec<(RowKey, usize)> = open.into_iter().collect();
@@ -104,7 +120,12 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
 /// The image that the UPDATE behind a move took just before: image event to move event.
 fn moves(events: &[Event], from: usize) -> HashMap<usize, usize> {
     let mut pairs = HashMap::new();
-    for (i, e) in events.iter().enumerate().skip(from).filter(|(_, e)| e.kind == Kind::Move) {
+    for (i, e) in events
+        .iter()
+        .enumerate()
+        .skip(from)
+        .filter(|(_, e)| e.kind == Kind::Move)
+    {
         let taken = |&j: &usize| {
             events.get(j).is_some_and(|b| {
                 matches!(b.kind, Kind::Image | Kind::Mask) && (b.tbl, b.row) == (e.tbl, e.row)
@@ -132,14 +153,18 @@ fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
 
 /// Column sets of hook events stand in the arena as words.
 pub fn mask_of(bytes: &[u8]) -> ColSet {
-    let words: Vec<u64> =
-        bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8]))).collect();
+    let words: Vec<u64> = bytes
+        .chunks_exact(8)
+        .map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8])))
+        .collect();
     ColSet::from_words(&words)
 }
 
 /// Whether an announced change of rowid happened: the old row is gone and the new one is there.
 fn moved(core: &mut Core, e: &Event) -> Result<bool> {
-    let Some(t) = core.catalog.get(e.tbl).cloned() else { return Ok(false) };
+    let Some(t) = core.catalog.get(e.tbl).cloned() else {
+        return Ok(false);
+    };
     let mut q = core.db.prepare_transient(&format!(
         "SELECT NOT EXISTS (SELECT 1 FROM {0} WHERE {1} = ?1) AND EXISTS (SELECT 1 FROM {0} WHERE {1} = ?2)",
         t.quoted(),
@@ -161,10 +186,14 @@ fn compare_with_table(
     let mut now = Vec::new();
     for &((tbl, row), i) in left {
         if reader.as_ref().is_none_or(|r| r.table.id != tbl) {
-            let Some(t) = core.catalog.get(tbl).cloned() else { continue };
+            let Some(t) = core.catalog.get(tbl).cloned() else {
+                continue;
+            };
             reader = Some(RowReader::new(core.db, &t)?);
         }
-        let (Some(r), Some(e)) = (&mut reader, cap.journal.events.get(i)) else { continue };
+        let (Some(r), Some(e)) = (&mut reader, cap.journal.events.get(i)) else {
+            continue;
+        };
         let target = match r.table.kind {
             KeyKind::Keyed => Target::Key(cap.journal.bytes(e.key)),
             _ => Target::Row(row),
@@ -234,7 +263,8 @@ impl Step<'_> {
         if old_at == new_at {
             // The rowid moved, or the key was spelled anew under the same identity.
             old.row = Some(e.row2);
-            let spelled = e.key != e.key2 && self.journal.bytes(e.key) != self.journal.bytes(e.key2);
+            let spelled =
+                e.key != e.key2 && self.journal.bytes(e.key) != self.journal.bytes(e.key2);
             if spelled {
                 self.core.died(old_at)?;
                 let packed = self.journal.bytes(e.key2);
@@ -253,7 +283,15 @@ impl Step<'_> {
         let hit = new.meta.is_alive();
         new.row = Some(e.row2);
         let changed = changed.cloned().unwrap_or_default();
-        self.core.take_over(old_at, new_at, &Moved { meta: moved, changed, hit })
+        self.core.take_over(
+            old_at,
+            new_at,
+            &Moved {
+                meta: moved,
+                changed,
+                hit,
+            },
+        )
     }
 }
 
@@ -276,7 +314,13 @@ pub fn work_at(t: &Table, row: i64, hash: u64) -> (u32, u64) {
 impl Core {
     /// The work of a row that stands (or stood) in the table: its key has the columns' affinity. `row` is the
     /// rowid under which metadata of a living row may be found.
-    pub fn work_stored(&mut self, t: &Rc<Table>, row: Option<i64>, packed: &[u8], hash: u64) -> Result<&mut Work> {
+    pub fn work_stored(
+        &mut self,
+        t: &Rc<Table>,
+        row: Option<i64>,
+        packed: &[u8],
+        hash: u64,
+    ) -> Result<&mut Work> {
         let at = work_at(t, row.unwrap_or(0), hash);
         if !self.txn.works.contains_key(&at) {
             let identity = if t.kind == KeyKind::RowId {
@@ -287,7 +331,10 @@ impl Core {
             let work = self.open_work(t, row, identity, hash)?;
             self.txn.works.insert(at, work);
         }
-        self.txn.works.get_mut(&at).ok_or_else(|| Error::damaged("work"))
+        self.txn
+            .works
+            .get_mut(&at)
+            .ok_or_else(|| Error::damaged("work"))
     }
 
     /// Reads a row's metadata into a new work.
@@ -312,7 +359,10 @@ impl Core {
         let mut found = None;
         if let Some(row) = row.filter(|_| t.kind != KeyKind::Keyed) {
             let loc = Loc::Row(row);
-            found = self.load(t, &loc)?.filter(|r| t.kind == KeyKind::RowId || r.row.hash == hash).map(|r| (loc, r));
+            found = self
+                .load(t, &loc)?
+                .filter(|r| t.kind == KeyKind::RowId || r.row.hash == hash)
+                .map(|r| (loc, r));
         }
         if found.is_none()
             && let Some(key) = &work.key
@@ -335,7 +385,9 @@ impl Core {
     /// A row was inserted, or put in the place of a living one.
     pub fn born(&mut self, at: (u32, u64), replaced: bool) -> Result<()> {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
-        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        let Some(work) = self.txn.works.get_mut(&at) else {
+            return Ok(());
+        };
         let cols = work.table.col_set.clone();
         if !replaced {
             let known = work.meta.cl > 0;
@@ -344,14 +396,18 @@ impl Core {
             work.meta.sentinel = None;
             // A spelling that is not the identity form must travel, and a sentinel carries it.
             if known || cols.is_empty() || work.spelling.is_some() {
-                work.meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
+                work.meta.sentinel = Some(Sentinel {
+                    db_version,
+                    site,
+                    seq: self.txn.seq,
+                });
                 self.txn.seq += 1;
                 work.touch(db_version);
             }
         }
         work.touch(db_version);
-        if replaced && self.cfg.lamport && work.meta.sentinel.is_none() && !cols.is_empty() {
-            // cr-sqlite counts the sentinel that it does not write.
+        if replaced && !cols.is_empty() {
+            // cr-sqlite counts a sentinel that it does not write; programs compare the numbers.
             self.txn.seq += 1;
         }
         self.write_cells(at, &cols)
@@ -360,13 +416,23 @@ impl Core {
     /// A row was deleted.
     pub fn died(&mut self, at: (u32, u64)) -> Result<()> {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
-        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        let Some(work) = self.txn.works.get_mut(&at) else {
+            return Ok(());
+        };
         if work.meta.cl > 0 && !work.meta.is_alive() {
             return Ok(());
         }
-        work.meta.cl = if work.meta.cl == 0 { 2 } else { work.meta.cl + 1 };
+        work.meta.cl = if work.meta.cl == 0 {
+            2
+        } else {
+            work.meta.cl + 1
+        };
         work.meta.groups.clear();
-        work.meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
+        work.meta.sentinel = Some(Sentinel {
+            db_version,
+            site,
+            seq: self.txn.seq,
+        });
         self.txn.seq += 1;
         work.touch(db_version);
         Ok(())
@@ -381,17 +447,27 @@ impl Core {
         let clock = self.txn.clock.unwrap_or(0);
         let lamport = self.cfg.lamport;
         let txn = &mut self.txn;
-        let Some(work) = txn.works.get_mut(&at) else { return Ok(()) };
+        let Some(work) = txn.works.get_mut(&at) else {
+            return Ok(());
+        };
         work.touch(db_version);
         let fresh = work.meta.groups.is_empty();
         let newest = if fresh {
             0
         } else {
-            cols.iter().filter_map(|c| work.meta.cell(c)).map(|c| c.0.col_version).max().unwrap_or(0)
+            cols.iter()
+                .filter_map(|c| work.meta.cell(c))
+                .map(|c| c.0.col_version)
+                .max()
+                .unwrap_or(0)
         };
         if work.table.ordered && (fresh || (!lamport && newest < clock)) {
             let col_version = if lamport { 1 } else { clock };
-            let stamp = Stamp { col_version, db_version, site };
+            let stamp = Stamp {
+                col_version,
+                db_version,
+                site,
+            };
             work.meta.write(cols.clone(), stamp, txn.seq);
             txn.seq += i64::from(cols.len());
             txn.high = txn.high.max(col_version);
@@ -400,8 +476,20 @@ impl Core {
         let table = Rc::clone(&work.table);
         for col in table.cols.iter().filter(|c| cols.contains(c.id)) {
             let previous = work.meta.cell(col.id).map_or(0, |c| c.0.col_version);
-            let col_version = if lamport { previous + 1 } else { hlc::for_cell(previous, clock) };
-            work.meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, txn.seq);
+            let col_version = if lamport {
+                previous + 1
+            } else {
+                hlc::for_cell(previous, clock)
+            };
+            work.meta.write(
+                ColSet::single(col.id),
+                Stamp {
+                    col_version,
+                    db_version,
+                    site,
+                },
+                txn.seq,
+            );
             txn.seq += 1;
             txn.high = txn.high.max(col_version);
         }
@@ -410,7 +498,9 @@ impl Core {
 
     /// The key was spelled otherwise.
     pub fn respell(&mut self, at: (u32, u64), packed: &[u8]) -> Result<()> {
-        let Some(work) = self.txn.works.get_mut(&at) else { return Ok(()) };
+        let Some(work) = self.txn.works.get_mut(&at) else {
+            return Ok(());
+        };
         if work.table.kind != KeyKind::RowId {
             work.spelling = value::identity_of_stored(&work.table, packed)?.spelling;
         }
@@ -422,7 +512,9 @@ impl Core {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let (clock, lamport, hit) = (self.txn.clock.unwrap_or(0), self.cfg.lamport, moved.hit);
         let txn = &mut self.txn;
-        let Some(work) = txn.works.get_mut(&new) else { return Ok(()) };
+        let Some(work) = txn.works.get_mut(&new) else {
+            return Ok(());
+        };
         let before = std::mem::take(&mut work.meta);
         work.meta.cl = match before.cl {
             0 => 1,
@@ -434,14 +526,30 @@ impl Core {
         for col in &table.cols {
             let from = moved.meta.cell(col.id).map(|c| c.0.col_version);
             // A living row that is replaced gets every column: elsewhere it keeps none of its own either.
-            let Some(from) = from.or_else(|| (hit || moved.changed.contains(col.id)).then_some(0)) else { continue };
-            let there = before.cell(col.id).filter(|_| hit).map_or(0, |c| c.0.col_version);
+            let Some(from) = from.or_else(|| (hit || moved.changed.contains(col.id)).then_some(0))
+            else {
+                continue;
+            };
+            let there = before
+                .cell(col.id)
+                .filter(|_| hit)
+                .map_or(0, |c| c.0.col_version);
             let col_version = if lamport {
-                (from + i64::from(moved.changed.contains(col.id))).max(there + i64::from(hit)).max(1)
+                (from + i64::from(moved.changed.contains(col.id)))
+                    .max(there + i64::from(hit))
+                    .max(1)
             } else {
                 hlc::for_cell(from.max(there), clock)
             };
-            work.meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, txn.seq);
+            work.meta.write(
+                ColSet::single(col.id),
+                Stamp {
+                    col_version,
+                    db_version,
+                    site,
+                },
+                txn.seq,
+            );
             txn.seq += 1;
             txn.high = txn.high.max(col_version);
         }
@@ -451,7 +559,11 @@ impl Core {
         if let Some(work) = self.txn.works.get_mut(&new)
             && work.meta.sentinel.is_none()
         {
-            work.meta.sentinel = Some(Sentinel { db_version, site, seq });
+            work.meta.sentinel = Some(Sentinel {
+                db_version,
+                site,
+                seq,
+            });
             self.txn.seq += 1;
         }
         Ok(())

@@ -7,7 +7,7 @@ use crate::capture::Capture;
 use crate::core::Core;
 use crate::digest::digest;
 use crate::error::{Error, Result};
-use crate::journal::Kind;
+use crate::journal::{Event, Kind};
 use rejoin_sqlite::{Db, ValueRef};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashSet;
@@ -117,7 +117,9 @@ impl Engine {
         let statement = self.cap.borrow_mut().join.take();
         let mut statement = match statement {
             Some(s) => s,
-            None => self.db.prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
+            None => self
+                .db
+                .prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
         };
         let done = statement.step();
         statement.reset();
@@ -126,13 +128,19 @@ impl Engine {
         cap.join = Some(statement);
         let mut core = self.core()?;
         if !self.joined.get() {
-            return Err(Error::State { why: "a write needs a transaction".into() });
+            return Err(Error::State {
+                why: "a write needs a transaction".into(),
+            });
         }
         if let Err(e) = core.begin() {
             self.joined.set(false);
             return Err(e);
         }
-        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
+        cap.set_catalog(
+            Rc::clone(&core.catalog),
+            core.cfg.file_id,
+            core.cfg.hash_key,
+        );
         Ok(())
     }
 
@@ -141,7 +149,11 @@ impl Engine {
         let mut core = self.core()?;
         core.refresh(true)?;
         let mut cap = self.cap.borrow_mut();
-        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
+        cap.set_catalog(
+            Rc::clone(&core.catalog),
+            core.cfg.file_id,
+            core.cfg.hash_key,
+        );
         Ok(())
     }
 
@@ -229,7 +241,10 @@ impl Engine {
              (SELECT * FROM main.crsql_log ORDER BY id DESC LIMIT 1) AS l"
         };
         let rowid = self.db.last_insert_rowid();
-        let done = self.db.prepare_transient(sql)?.run(&[ValueRef::Integer(changes)]);
+        let done = self
+            .db
+            .prepare_transient(sql)?
+            .run(&[ValueRef::Integer(changes)]);
         self.db.set_last_insert_rowid(rowid);
         Ok(done?)
     }
@@ -259,12 +274,17 @@ impl Engine {
     }
 
     pub fn on_savepoint(&self, level: i32) -> Result<()> {
-        let Ok(mut core) = self.core.try_borrow_mut() else { return Ok(()) };
+        let Ok(mut core) = self.core.try_borrow_mut() else {
+            return Ok(());
+        };
         if !core.txn.works.is_empty() {
             core.write_out()?;
         }
         let txn = &core.txn;
-        self.cap.borrow_mut().journal.savepoint(level, txn.pending, txn.rows_impacted);
+        self.cap
+            .borrow_mut()
+            .journal
+            .savepoint(level, txn.pending, txn.rows_impacted);
         Ok(())
     }
 
@@ -276,15 +296,30 @@ impl Engine {
     }
 
     pub fn on_rollback_to(&self, level: i32) -> Result<()> {
-        let Ok(mut core) = self.core.try_borrow_mut() else { return Ok(()) };
+        let Ok(mut core) = self.core.try_borrow_mut() else {
+            return Ok(());
+        };
         let (restored, undone) = self.cap.borrow_mut().journal.rollback_to(level);
         core.txn.pending = restored.pending;
         core.txn.rows_impacted = restored.rows_impacted;
         // cr-sqlite never turns the counter back: what was rolled back leaves a hole.
         let catalog = Rc::clone(&core.catalog);
-        for e in &restored.cut {
-            let columns = catalog.get(e.tbl).map_or(1, |t| t.cols.len().max(1) as i64);
-            core.txn.seq += if e.kind == Kind::Insert { columns } else { 1 };
+        let lost: i64 = restored
+            .cut
+            .iter()
+            .map(|e| match e.kind {
+                Kind::Insert => catalog.get(e.tbl).map_or(1, |t| t.cols.len().max(1) as i64),
+                Kind::Gap => e.row,
+                Kind::Replaces | Kind::MaybeMove => 0,
+                _ => 1,
+            })
+            .sum();
+        if lost > 0 {
+            self.cap
+                .borrow_mut()
+                .journal
+                .events
+                .push(Event::new(Kind::Gap, 0, lost));
         }
         if undone || !core.txn.rows.is_empty() || !core.txn.works.is_empty() {
             core.txn.works.clear();

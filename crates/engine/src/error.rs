@@ -17,7 +17,11 @@ pub enum Error {
     /// The file was written by a newer Rejoin.
     TooNew { format: i64 },
     /// The table has something that cannot be replicated.
-    Unsupported { table: String, what: String, advice: String },
+    Unsupported {
+        table: String,
+        what: String,
+        advice: String,
+    },
     /// No such table, or it is not replicated.
     NoTable { table: String, why: &'static str },
     /// An argument of an SQL function or API call does not fit.
@@ -37,7 +41,11 @@ pub enum Error {
     /// The call cannot be made at this point of a transaction.
     State { why: String },
     /// A constraint of the user's table refuses merged values; nothing was applied.
-    Constraint { table: String, why: String, code: i32 },
+    Constraint {
+        table: String,
+        why: String,
+        code: i32,
+    },
 }
 
 impl std::fmt::Display for Error {
@@ -45,7 +53,10 @@ impl std::fmt::Display for Error {
         match self {
             Error::Sqlite(e) => write!(f, "{}", e.message),
             Error::Damaged { what } => {
-                write!(f, "the replication metadata is damaged: {what}; run `rejoin verify --repair`")
+                write!(
+                    f,
+                    "the replication metadata is damaged: {what}; run `rejoin verify --repair`"
+                )
             }
             Error::NeedsUpgrade => write!(
                 f,
@@ -56,8 +67,15 @@ impl std::fmt::Display for Error {
                 "this database has Rejoin format {format}, newer than this build reads ({}); update Rejoin",
                 crate::format::FORMAT
             ),
-            Error::Unsupported { table, what, advice } => {
-                write!(f, "table \"{table}\" cannot be replicated: {what}; {advice}")
+            Error::Unsupported {
+                table,
+                what,
+                advice,
+            } => {
+                write!(
+                    f,
+                    "table \"{table}\" cannot be replicated: {what}; {advice}"
+                )
             }
             Error::NoTable { table, why } => write!(f, "table \"{table}\" {why}"),
             Error::BadArgument { function, why } => write!(f, "{function}: {why}"),
@@ -76,7 +94,10 @@ impl std::fmt::Display for Error {
             ),
             Error::State { why } => write!(f, "{why}"),
             Error::Constraint { table, why, .. } => {
-                write!(f, "merged values do not fit table \"{table}\": {why}; nothing was applied")
+                write!(
+                    f,
+                    "merged values do not fit table \"{table}\": {why}; nothing was applied"
+                )
             }
         }
     }

@@ -18,6 +18,8 @@ pub enum Kind {
     MaybeMove,
     /// The next insert of this key replaces the row.
     Replaces,
+    /// `row` changes were rolled back: as in cr-sqlite, the counter does not go back.
+    Gap,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +52,17 @@ impl Slice {
 impl Event {
     pub fn new(kind: Kind, tbl: u32, row: i64) -> Event {
         let none = Slice::default();
-        Event { kind, tbl, row, row2: row, hash: 0, hash2: 0, key: none, key2: none, data: none }
+        Event {
+            kind,
+            tbl,
+            row,
+            row2: row,
+            hash: 0,
+            hash2: 0,
+            key: none,
+            key2: none,
+            data: none,
+        }
     }
 }
 
@@ -93,7 +105,9 @@ impl Journal {
     }
 
     pub fn bytes(&self, slice: Slice) -> &[u8] {
-        self.arena.get(slice.start..slice.start + slice.len as usize).unwrap_or(&[])
+        self.arena
+            .get(slice.start..slice.start + slice.len as usize)
+            .unwrap_or(&[])
     }
 
     /// Appends what `f` writes to the arena.
@@ -138,14 +152,32 @@ impl Journal {
             pending: None,
             rows_impacted: 0,
         };
-        let mark = self.marks.iter().find(|m| m.level == level).copied().unwrap_or(start);
+        let mark = self
+            .marks
+            .iter()
+            .find(|m| m.level == level)
+            .copied()
+            .unwrap_or(start);
         self.marks.retain(|m| m.level <= mark.level);
-        let cut = self.events.split_off(self.digested.max(mark.events).min(self.events.len()));
+        let cut = self
+            .events
+            .split_off(self.digested.max(mark.events).min(self.events.len()));
         self.events.truncate(mark.events);
         self.arena.truncate(mark.arena);
         let undone = self.digested != mark.digested;
         self.digested = mark.digested;
-        let Mark { pending, rows_impacted, .. } = mark;
-        (Restored { cut, pending, rows_impacted }, undone)
+        let Mark {
+            pending,
+            rows_impacted,
+            ..
+        } = mark;
+        (
+            Restored {
+                cut,
+                pending,
+                rows_impacted,
+            },
+            undone,
+        )
     }
 }

@@ -65,7 +65,11 @@ pub fn listed_sentinel(table: &Table, meta: &RowMeta) -> Option<Sentinel> {
         return None;
     }
     let g = meta.groups.last()?;
-    Some(Sentinel { db_version: g.stamp.db_version, site: g.stamp.site, seq: g.seq })
+    Some(Sentinel {
+        db_version: g.stamp.db_version,
+        site: g.stamp.site,
+        seq: g.seq,
+    })
 }
 
 impl Unit {
@@ -76,14 +80,33 @@ impl Unit {
             && s.db_version == self.db_version
         {
             let col_version = i64::from(row.meta.cl);
-            self.changes.push(Listed { seq: s.seq, row: index, what: What::Sentinel, col_version, site: s.site });
+            self.changes.push(Listed {
+                seq: s.seq,
+                row: index,
+                what: What::Sentinel,
+                col_version,
+                site: s.site,
+            });
         }
-        if row.meta.groups.iter().any(|g| g.stamp.db_version == self.db_version) {
+        if row
+            .meta
+            .groups
+            .iter()
+            .any(|g| g.stamp.db_version == self.db_version)
+        {
             for (n, col) in row.table.cols.iter().enumerate() {
-                let Some((stamp, seq)) = row.meta.cell(col.id) else { continue };
+                let Some((stamp, seq)) = row.meta.cell(col.id) else {
+                    continue;
+                };
                 if stamp.db_version == self.db_version {
                     let (col_version, site) = (stamp.col_version, stamp.site);
-                    self.changes.push(Listed { seq, row: index, what: What::Cell(n as u32), col_version, site });
+                    self.changes.push(Listed {
+                        seq,
+                        row: index,
+                        what: What::Cell(n as u32),
+                        col_version,
+                        site,
+                    });
                 }
             }
         }
@@ -102,21 +125,30 @@ impl Unit {
 impl Core {
     /// The first log row whose db_version is at least `db_version`, or one past the end.
     pub fn first_log_row(&mut self, db_version: i64) -> Result<i64> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT id, db_version FROM main.crsql_log WHERE id >= ?1 ORDER BY id LIMIT 1")?;
+        let mut q = self.db.prepare_transient(
+            "SELECT id, db_version FROM main.crsql_log WHERE id >= ?1 ORDER BY id LIMIT 1",
+        )?;
         let mut at = |id: i64| -> Result<Option<(i64, i64)>> {
-            q.query_row(&[ValueRef::Integer(id)], |q| Ok((q.column_int(0), q.column_int(1)))).map_err(Into::into)
+            q.query_row(&[ValueRef::Integer(id)], |q| {
+                Ok((q.column_int(0), q.column_int(1)))
+            })
+            .map_err(Into::into)
         };
         let (mut low, mut high) = (0i64, self.tail.lsn + 1);
         // Versions mostly grow by one a row: the first guess is mostly right.
-        let guess = self.tail.lsn.saturating_sub(self.tail.db_version.saturating_sub(db_version));
+        let guess = self
+            .tail
+            .lsn
+            .saturating_sub(self.tail.db_version.saturating_sub(db_version));
         if (1..high).contains(&guess) {
             match at(guess)? {
                 Some((_, v)) if v >= db_version => high = guess,
                 _ => low = guess + 1,
             }
-            if guess > 1 && high == guess && at(guess - 1)?.is_some_and(|(id, v)| id < guess && v < db_version) {
+            if guess > 1
+                && high == guess
+                && at(guess - 1)?.is_some_and(|(id, v)| id < guess && v < db_version)
+            {
                 low = guess;
             }
         }
@@ -144,7 +176,7 @@ impl Core {
             if rows.first().is_some_and(|r| r.db_version != row.db_version) {
                 break;
             }
-            row.changes = Changes::decode(q.column_blob(8), &row.base(), |t| self.is_hashed(t))?;
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
             next = row.lsn + 1;
             rows.push(row);
         }
@@ -153,7 +185,10 @@ impl Core {
 
     /// The changes that these log rows (all of one db_version) list.
     pub fn unit(&mut self, rows: &[LogRow], filter: &Filter) -> Result<Unit> {
-        let mut unit = Unit { db_version: rows.first().map_or(0, |r| r.db_version), ..Unit::default() };
+        let mut unit = Unit {
+            db_version: rows.first().map_or(0, |r| r.db_version),
+            ..Unit::default()
+        };
         let mut seen = (rows.len() > 1).then(HashSet::new);
         let mut parked = false;
         for row in rows {
@@ -162,11 +197,18 @@ impl Core {
                 if filter.table.is_some_and(|t| t != tbl) {
                     continue;
                 }
-                let Some(table) = self.catalog.get(tbl).cloned() else { continue };
+                let Some(table) = self.catalog.get(tbl).cloned() else {
+                    continue;
+                };
                 let mut add = |loc: Loc, record: Record| {
                     if seen.as_mut().is_none_or(|s| s.insert((tbl, loc.clone()))) {
                         let (meta, spelling) = (record.row.meta, record.spelling);
-                        unit.add_row(ListedRow { table: Rc::clone(&table), loc, meta, spelling });
+                        unit.add_row(ListedRow {
+                            table: Rc::clone(&table),
+                            loc,
+                            meta,
+                            spelling,
+                        });
                     }
                 };
                 for loc in list.inline.keys() {
@@ -181,8 +223,13 @@ impl Core {
             unit.parked = self.parked_at(unit.db_version)?;
             for (i, p) in unit.parked.iter().enumerate() {
                 let row = i as u32;
-                let listed =
-                    Listed { seq: p.seq, row, what: What::Parked, col_version: p.col_version, site: p.site };
+                let listed = Listed {
+                    seq: p.seq,
+                    row,
+                    what: What::Parked,
+                    col_version: p.col_version,
+                    site: p.site,
+                };
                 unit.changes.push(listed);
             }
         }
@@ -197,7 +244,9 @@ impl Core {
         add: &mut impl FnMut(Loc, Record),
     ) -> Result<()> {
         self.store(table);
-        let (Some(store), overlay) = (self.stores.get(&table.id), &self.overlay) else { return Ok(()) };
+        let (Some(store), overlay) = (self.stores.get(&table.id), &self.overlay) else {
+            return Ok(());
+        };
         let mut take = |loc: Loc, stored: Record| match overlay.get(table.id, &loc) {
             Some(Some(newer)) => add(loc, newer.clone()),
             Some(None) => {}
@@ -205,13 +254,22 @@ impl Core {
         };
         for &(from, to) in &list.blocks {
             store.scan_rows(from, to, |row, stored| {
-                take(Loc::Row(row), Record { row: stored.clone(), spelling: None });
+                take(
+                    Loc::Row(row),
+                    Record {
+                        row: stored.clone(),
+                        spelling: None,
+                    },
+                );
                 Ok(())
             })?;
         }
         for (from, to) in &list.keys {
             store.scan_keys(from, Some(to), |e| {
-                take(Loc::Key(e.key.as_slice().into()), crate::store::record_of(e));
+                take(
+                    Loc::Key(e.key.as_slice().into()),
+                    crate::store::record_of(e),
+                );
                 Ok(())
             })?;
         }
@@ -239,6 +297,11 @@ impl Core {
             loc = Loc::Row(row);
             record = self.load(table, &loc)?;
         }
-        Ok(record.map(|r| ListedRow { table: Rc::clone(table), loc, meta: r.row.meta, spelling: r.spelling }))
+        Ok(record.map(|r| ListedRow {
+            table: Rc::clone(table),
+            loc,
+            meta: r.row.meta,
+            spelling: r.spelling,
+        }))
     }
 }

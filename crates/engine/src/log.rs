@@ -3,7 +3,8 @@
 //! `changes` is a row of sections, each `table id, kind, count, items`:
 //!
 //! ```text
-//! 0 rows, inline   rowid (zigzag difference), 0 removed | 1 stored, [hash 8 bytes], metadata (codec::put_row)
+//! 0 rows, inline   rowid (zigzag difference), 0 removed | 1 stored, metadata (codec::put_row)
+//! 5 the same with  the key's hash, 8 bytes, before the metadata
 //! 1 keys, inline   key (length, bytes), 0 removed | 1 stored | 2 stored with spelling, [spelling], metadata
 //! 2 row blocks     difference to the end of the last range (zigzag), length
 //! 3 key ranges     first key, last key (length, bytes each)
@@ -38,7 +39,9 @@ impl TableList {
             Loc::Row(row) => {
                 let block = row >> SHIFT;
                 match self.blocks.last_mut() {
-                    Some(end) if end.0 <= block && block <= end.1.saturating_add(1) => end.1 = end.1.max(block),
+                    Some(end) if end.0 <= block && block <= end.1.saturating_add(1) => {
+                        end.1 = end.1.max(block)
+                    }
                     _ => self.blocks.push((block, block)),
                 }
             }
@@ -62,10 +65,10 @@ impl Changes {
         self.tables.values().map(|t| t.inline.len()).sum()
     }
 
-    pub fn encode(&self, base: &Base, hashed: impl Fn(u32) -> bool) -> Vec<u8> {
+    pub fn encode(&self, base: &Base) -> Vec<u8> {
         let mut out = Vec::new();
         for (&tbl, list) in &self.tables {
-            put_inline(&mut out, tbl, list, base, hashed(tbl));
+            put_inline(&mut out, tbl, list, base);
             if !list.blocks.is_empty() {
                 head(&mut out, tbl, 2, list.blocks.len());
                 let mut at = 0i64;
@@ -89,7 +92,7 @@ impl Changes {
         out
     }
 
-    pub fn decode(bytes: &[u8], base: &Base, hashed: impl Fn(u32) -> bool) -> Decoded<Changes> {
+    pub fn decode(bytes: &[u8], base: &Base) -> Decoded<Changes> {
         let mut dec = Dec::new(bytes);
         let mut changes = Changes::default();
         while !dec.is_empty() {
@@ -102,7 +105,7 @@ impl Changes {
             }
             let list = changes.tables.entry(tbl).or_default();
             match kind {
-                0 => get_inline_rows(&mut dec, count, list, base, hashed(tbl))?,
+                0 | 5 => get_inline_rows(&mut dec, count, list, base, kind == 5)?,
                 1 => get_inline_keys(&mut dec, count, list, base)?,
                 2 => {
                     let mut at = 0i64;
@@ -139,7 +142,9 @@ impl Changes {
 
     /// Whether no row is named by block or range.
     pub fn is_inline(&self) -> bool {
-        self.tables.values().all(|t| t.blocks.is_empty() && t.keys.is_empty())
+        self.tables
+            .values()
+            .all(|t| t.blocks.is_empty() && t.keys.is_empty())
     }
 
     /// Replaces long lists of keys by the ranges that were written.
@@ -184,10 +189,15 @@ fn head(out: &mut Vec<u8>, tbl: u32, kind: u8, count: usize) {
     put(out, count as u64);
 }
 
-fn put_inline(out: &mut Vec<u8>, tbl: u32, list: &TableList, base: &Base, hashed: bool) {
-    let rows = list.inline.keys().filter(|l| matches!(l, Loc::Row(_))).count();
+fn put_inline(out: &mut Vec<u8>, tbl: u32, list: &TableList, base: &Base) {
+    let hashed = list.inline.values().flatten().any(|r| r.row.hash != 0);
+    let rows = list
+        .inline
+        .keys()
+        .filter(|l| matches!(l, Loc::Row(_)))
+        .count();
     if rows > 0 {
-        head(out, tbl, 0, rows);
+        head(out, tbl, if hashed { 5 } else { 0 }, rows);
     }
     let mut last = 0i64;
     for (loc, record) in &list.inline {
@@ -221,7 +231,13 @@ fn put_inline(out: &mut Vec<u8>, tbl: u32, list: &TableList, base: &Base, hashed
     }
 }
 
-fn get_inline_rows(dec: &mut Dec, count: usize, list: &mut TableList, base: &Base, hashed: bool) -> Decoded<()> {
+fn get_inline_rows(
+    dec: &mut Dec,
+    count: usize,
+    list: &mut TableList,
+    base: &Base,
+    hashed: bool,
+) -> Decoded<()> {
     let mut row = 0i64;
     for _ in 0..count {
         row = row.wrapping_add(dec.i()?);
@@ -233,7 +249,13 @@ fn get_inline_rows(dec: &mut Dec, count: usize, list: &mut TableList, base: &Bas
                 } else {
                     0
                 };
-                Some(Record { row: StoredRow { meta: get_row(dec, base)?, hash }, spelling: None })
+                Some(Record {
+                    row: StoredRow {
+                        meta: get_row(dec, base)?,
+                        hash,
+                    },
+                    spelling: None,
+                })
             }
             _ => return Err(Damaged),
         };
@@ -248,8 +270,18 @@ fn get_inline_keys(dec: &mut Dec, count: usize, list: &mut TableList, base: &Bas
         let record = match dec.byte()? {
             0 => None,
             kind @ (1 | 2) => {
-                let spelling = if kind == 2 { Some(dec.bytes()?.into()) } else { None };
-                Some(Record { row: StoredRow { meta: get_row(dec, base)?, hash: 0 }, spelling })
+                let spelling = if kind == 2 {
+                    Some(dec.bytes()?.into())
+                } else {
+                    None
+                };
+                Some(Record {
+                    row: StoredRow {
+                        meta: get_row(dec, base)?,
+                        hash: 0,
+                    },
+                    spelling,
+                })
             }
             _ => return Err(Damaged),
         };

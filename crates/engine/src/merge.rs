@@ -67,15 +67,33 @@ fn by_row(t: &Table, first: usize) -> String {
 }
 
 fn put_sql(t: &Table, cols: &[&Column]) -> String {
-    let names: Vec<String> =
-        t.keys.iter().map(|k| quote(&k.name)).chain(cols.iter().map(|c| quote(&c.name))).collect();
+    let names: Vec<String> = t
+        .keys
+        .iter()
+        .map(|k| quote(&k.name))
+        .chain(cols.iter().map(|c| quote(&c.name)))
+        .collect();
     let marks: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
-    format!("REPLACE INTO {} ({}) VALUES ({})", t.quoted(), names.join(", "), marks.join(", "))
+    format!(
+        "REPLACE INTO {} ({}) VALUES ({})",
+        t.quoted(),
+        names.join(", "),
+        marks.join(", ")
+    )
 }
 
 fn set_sql(t: &Table, cols: &[&Column]) -> String {
-    let set: Vec<String> = cols.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1)).collect();
-    format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, cols.len() + 1))
+    let set: Vec<String> = cols
+        .iter()
+        .enumerate()
+        .map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1))
+        .collect();
+    format!(
+        "UPDATE {} SET {} WHERE {}",
+        t.quoted(),
+        set.join(", "),
+        by_row(t, cols.len() + 1)
+    )
 }
 
 impl Core {
@@ -129,7 +147,9 @@ impl Core {
 
     /// The spelling that the table shows, where it is not the identity form.
     fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>) -> Result<Option<Rc<[u8]>>> {
-        let Some(row) = row.filter(|_| !t.plain) else { return Ok(None) };
+        let Some(row) = row.filter(|_| !t.plain) else {
+            return Ok(None);
+        };
         let mut reader = RowReader::new(self.db, t)?;
         if !reader.seek(Target::Row(row))? {
             return Ok(None);
@@ -142,7 +162,12 @@ impl Core {
     pub fn find_row(&mut self, t: &Rc<Table>, key: &[u8]) -> Result<Option<i64>> {
         let mut w = self.writers(t);
         if w.find.is_none() {
-            let sql = format!("SELECT {} FROM {} WHERE {}", t.rowid, t.quoted(), t.key_where(1));
+            let sql = format!(
+                "SELECT {} FROM {} WHERE {}",
+                t.rowid,
+                t.quoted(),
+                t.key_where(1)
+            );
             w.find = Some(self.db.prepare(&sql)?);
         }
         let mut found = Ok(None);
@@ -179,10 +204,22 @@ fn unpacked(key: &[u8]) -> Result<impl Iterator<Item = ValueRef<'_>>> {
 }
 
 /// Applies what came of one row; returns how many changes were accepted.
-pub fn merge_row(engine: &Engine, core: &mut Core, at: (u32, u64), inc: &Incoming<'_>) -> Result<i64> {
+pub fn merge_row(
+    engine: &Engine,
+    core: &mut Core,
+    at: (u32, u64),
+    inc: &Incoming<'_>,
+) -> Result<i64> {
     // The work is taken out while statements of the user's table run, and put back whatever they say.
-    let Some(mut work) = core.txn.works.remove(&at) else { return Err(Error::damaged("work")) };
-    let before = (work.meta.clone(), work.row, work.spelling.clone(), work.touched.clone());
+    let Some(mut work) = core.txn.works.remove(&at) else {
+        return Err(Error::damaged("work"));
+    };
+    let before = (
+        work.meta.clone(),
+        work.row,
+        work.spelling.clone(),
+        work.touched.clone(),
+    );
     let done = merge_work(engine, core, &mut work, inc);
     if done.is_err() {
         (work.meta, work.row, work.spelling, work.touched) = before;
@@ -191,7 +228,12 @@ pub fn merge_row(engine: &Engine, core: &mut Core, at: (u32, u64), inc: &Incomin
     done
 }
 
-fn merge_work(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+fn merge_work(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    inc: &Incoming<'_>,
+) -> Result<i64> {
     let old = causal(work.meta.cl, inc.cl);
     match old {
         Causal::Stale => Ok(0),
@@ -231,7 +273,9 @@ fn new_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_
     }
     work.meta.cl = inc.cl;
     work.meta.groups.clear();
-    work.meta.sentinel = inc.sentinel.or_else(|| inc.cells.is_empty().then_some(inc.mark));
+    work.meta.sentinel = inc
+        .sentinel
+        .or_else(|| inc.cells.is_empty().then_some(inc.mark));
     work.touch(inc.mark.db_version);
     for c in inc.cells {
         if complete {
@@ -251,7 +295,9 @@ fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
 }
 
 fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>) -> Result<bool> {
-    let Some(column) = work.table.column_by_id(c.col) else { return Ok(false) };
+    let Some(column) = work.table.column_by_id(c.col) else {
+        return Ok(false);
+    };
     let p = Parked {
         id: 0,
         table: work.table.name.clone(),
@@ -312,12 +358,24 @@ fn weigh_sentinel(
 ) -> Result<bool> {
     let site = |core: &Core, ordinal| core.sites.id(ordinal).unwrap_or_default();
     let identity = work.key.clone().unwrap_or_else(|| Rc::from([].as_slice()));
-    let mine = work.spelling.clone().unwrap_or_else(|| Rc::clone(&identity));
+    let mine = work
+        .spelling
+        .clone()
+        .unwrap_or_else(|| Rc::clone(&identity));
     let theirs = inc.spelling.clone().unwrap_or(identity);
     let my_site = work.meta.sentinel.map(|s| site(core, s.site));
-    let local = my_site.as_ref().map(|site| SentinelRef { key: &mine, site });
+    let local = my_site
+        .as_ref()
+        .map(|site| SentinelRef { key: &mine, site });
     let their_site = site(core, new.site);
-    let verdict = sentinel(local, SentinelRef { key: &theirs, site: &their_site }, core.cfg.merge_equal);
+    let verdict = sentinel(
+        local,
+        SentinelRef {
+            key: &theirs,
+            site: &their_site,
+        },
+        core.cfg.merge_equal,
+    );
     if verdict == Verdict::Lose {
         return Ok(false);
     }
@@ -337,7 +395,9 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
     if let Some(verdict) = by_version(local.map(|l| l.col_version), c.stamp.col_version) {
         return Ok(verdict);
     }
-    let mine = local.and_then(|l| core.sites.id(l.site)).unwrap_or_default();
+    let mine = local
+        .and_then(|l| core.sites.id(l.site))
+        .unwrap_or_default();
     let theirs = core.sites.id(c.stamp.site).unwrap_or_default();
     let merge_equal = core.cfg.merge_equal;
     let t = Rc::clone(&work.table);
@@ -354,7 +414,13 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
         };
         let n = t.cols.iter().position(|col| col.id == c.col);
         verdict = found.map(|there| match n.filter(|_| there) {
-            Some(n) => by_value(from_sql(reader.column(n)), &mine, c.val, &theirs, merge_equal),
+            Some(n) => by_value(
+                from_sql(reader.column(n)),
+                &mine,
+                c.val,
+                &theirs,
+                merge_equal,
+            ),
             None => Verdict::Win,
         });
         reader.done();
@@ -364,7 +430,12 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
 }
 
 /// A cell of a living row that does not stand in the table yet: with it, it may.
-fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+fn complete_row(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    inc: &Incoming<'_>,
+) -> Result<i64> {
     let t = Rc::clone(&work.table);
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
     let mut accepted = 0;
@@ -377,8 +448,20 @@ fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incomin
         .filter(|p| p.cl == work.meta.cl)
         .filter_map(|p| {
             let col = t.column(&p.cid)?.id;
-            let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
-            Some((Cell { col, stamp, seq: p.seq, val: p.val.as_ref() }, p.id))
+            let stamp = Stamp {
+                col_version: p.col_version,
+                db_version: p.db_version,
+                site: p.site,
+            };
+            Some((
+                Cell {
+                    col,
+                    stamp,
+                    seq: p.seq,
+                    val: p.val.as_ref(),
+                },
+                p.id,
+            ))
         })
         .collect();
     let have: ColSet = waiting.iter().map(|(c, _)| c.col).collect();
@@ -396,7 +479,11 @@ fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incomin
 
 fn constraint(t: &Table, e: rejoin_sqlite::Error) -> Error {
     if e.is_constraint() {
-        return Error::Constraint { table: t.name.clone(), why: e.message, code: e.code };
+        return Error::Constraint {
+            table: t.name.clone(),
+            why: e.message,
+            code: e.code,
+        };
     }
     Error::Sqlite(e)
 }
@@ -408,7 +495,8 @@ fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>]
     let mut w = core.writers(&t);
     if !w.put.contains_key(&set) {
         let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
-        w.put.insert(set.clone(), core.prepare_quiet(&t, &put_sql(&t, &cols))?);
+        w.put
+            .insert(set.clone(), core.prepare_quiet(&t, &put_sql(&t, &cols))?);
     }
     let shown = work.spelling.clone().or_else(|| work.key.clone());
     let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
@@ -418,7 +506,12 @@ fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>]
         _ => return Err(Error::damaged("work without a key")),
     }
     for col in t.cols.iter().filter(|c| set.contains(c.id)) {
-        params.push(cells.iter().find(|c| c.col == col.id).map_or(Sql::Null, |c| to_sql(c.val)));
+        params.push(
+            cells
+                .iter()
+                .find(|c| c.col == col.id)
+                .map_or(Sql::Null, |c| to_sql(c.val)),
+        );
     }
     let done = match w.put.get_mut(&set) {
         Some(q) => engine.merging(t.id, || q.run(&params)),
@@ -434,7 +527,9 @@ fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>]
 
 fn row_param<'a>(work: &'a Work, params: &mut smallvec::SmallVec<[Sql<'a>; 16]>) -> Result<()> {
     match (&work.key, work.row) {
-        (Some(key), _) if work.table.kind == KeyKind::Keyed => params.extend(unpacked(key)?.map(to_sql)),
+        (Some(key), _) if work.table.kind == KeyKind::Keyed => {
+            params.extend(unpacked(key)?.map(to_sql))
+        }
         (_, Some(row)) => params.push(Sql::Integer(row)),
         _ => return Err(Error::damaged("a living row has no place")),
     }
@@ -447,11 +542,17 @@ fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) 
     let mut w = core.writers(&t);
     if !w.set.contains_key(&set) {
         let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
-        w.set.insert(set.clone(), core.prepare_quiet(&t, &set_sql(&t, &cols))?);
+        w.set
+            .insert(set.clone(), core.prepare_quiet(&t, &set_sql(&t, &cols))?);
     }
     let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
     for col in t.cols.iter().filter(|c| set.contains(c.id)) {
-        params.push(cells.iter().find(|c| c.col == col.id).map_or(Sql::Null, |c| to_sql(c.val)));
+        params.push(
+            cells
+                .iter()
+                .find(|c| c.col == col.id)
+                .map_or(Sql::Null, |c| to_sql(c.val)),
+        );
     }
     row_param(work, &mut params)?;
     let done = match w.set.get_mut(&set) {
@@ -488,12 +589,24 @@ fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
 /// Shows the key in the winning spelling.
 fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
     let t = &work.table;
-    let set: Vec<String> = t.keys.iter().enumerate().map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1)).collect();
-    let sql = format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, t.keys.len() + 1));
+    let set: Vec<String> = t
+        .keys
+        .iter()
+        .enumerate()
+        .map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1))
+        .collect();
+    let sql = format!(
+        "UPDATE {} SET {} WHERE {}",
+        t.quoted(),
+        set.join(", "),
+        by_row(t, t.keys.len() + 1)
+    );
     let mut q = core.prepare_quiet(t, &sql)?;
     let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = unpacked(packed)?.map(to_sql).collect();
     row_param(work, &mut params)?;
-    engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
+    engine
+        .merging(t.id, || q.run(&params))
+        .map_err(|e| constraint(t, e))
 }
 
 /// Whether a cid is the row sentinel.

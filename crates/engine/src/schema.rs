@@ -2,8 +2,8 @@
 
 use crate::capture;
 use crate::catalog::{
-    Catalog, KeyKind, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe, key_of,
-    saved_tables, text,
+    Catalog, KeyKind, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe,
+    key_of, saved_tables, text,
 };
 use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
@@ -14,13 +14,20 @@ use std::rc::Rc;
 
 fn random_i64() -> Result<i64> {
     let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    getrandom::fill(&mut bytes).map_err(|e| Error::State {
+        why: format!("no random numbers: {e}"),
+    })?;
     Ok(i64::from_le_bytes(bytes) >> 1)
 }
 
+/// A version-4 UUID (RFC 9562), as cr-sqlite makes site ids.
 pub fn random_id() -> Result<[u8; 16]> {
     let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    getrandom::fill(&mut bytes).map_err(|e| Error::State {
+        why: format!("no random numbers: {e}"),
+    })?;
+    bytes[6] = bytes[6] & 0x0f | 0x40;
+    bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(bytes)
 }
 
@@ -89,14 +96,21 @@ impl Core {
             reconcile = false;
         }
         let _ = reconcile;
-        let mut catalog = Catalog { cookie, ..Catalog::default() };
+        let mut catalog = Catalog {
+            cookie,
+            ..Catalog::default()
+        };
         let saved = saved_tables(self.db)?;
         for s in &saved {
-            let Some(live) = describe(self.db, &s.name)? else { continue };
+            let Some(live) = describe(self.db, &s.name)? else {
+                continue;
+            };
             let watched = self.cfg.owned || self.has_triggers(s.id, &live.name)?;
             catalog.insert(build(self.db, s.id, &live, &s.columns, !watched)?);
         }
-        let mut q = self.db.prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
         while q.step()? {
             let id = q.column_int(1);
             if id > 0 {
@@ -126,6 +140,9 @@ impl Core {
     /// Brings the remembered tables in line with the live ones.
     fn reconcile(&mut self) -> Result<()> {
         for saved in saved_tables(self.db)? {
+            if self.suspended.contains(&saved.id) {
+                continue;
+            }
             let live = match self.follow_name(&saved)? {
                 Some(live) => live,
                 None => {
@@ -134,7 +151,11 @@ impl Core {
                 }
             };
             let watched = self.cfg.owned || self.has_triggers(saved.id, &live.name)?;
-            if live.sql == saved.sql && live.root == saved.root && watched && live.name == saved.name {
+            if live.sql == saved.sql
+                && live.root == saved.root
+                && watched
+                && live.name == saved.name
+            {
                 continue;
             }
             self.follow_table(&saved, &live, watched)?;
@@ -159,17 +180,27 @@ impl Core {
             return Ok(None);
         }
         // An owned file has no triggers to go with the table; its root page stays when it is renamed.
-        let mut q = self
-            .db
-            .prepare_transient("SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage = ?1")?;
+        let mut q = self.db.prepare_transient(
+            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage = ?1",
+        )?;
         q.bind_int(1, saved.root)?;
         if q.step()? {
             let name = text(q.column_text(0));
-            let known = saved_tables(self.db)?.iter().any(|s| s.name.eq_ignore_ascii_case(&name));
+            let known = saved_tables(self.db)?
+                .iter()
+                .any(|s| s.name.eq_ignore_ascii_case(&name));
             let live = describe(self.db, &name)?;
             let same = |l: &LiveTable| {
-                let names: Vec<&str> = l.columns.iter().filter(|c| c.pk == 0).map(|c| c.name.as_str()).collect();
-                saved.columns.iter().all(|c| names.iter().any(|n| n.eq_ignore_ascii_case(&c.name)))
+                let names: Vec<&str> = l
+                    .columns
+                    .iter()
+                    .filter(|c| c.pk == 0)
+                    .map(|c| c.name.as_str())
+                    .collect();
+                saved
+                    .columns
+                    .iter()
+                    .all(|c| names.iter().any(|n| n.eq_ignore_ascii_case(&c.name)))
             };
             return Ok(live.filter(|l| !known && same(l)));
         }
@@ -177,24 +208,29 @@ impl Core {
     }
 
     fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
-        let (kind, keys) = match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
-            Ok(key) => key,
-            // What cannot be replicated any more stays readable as it is; `status` names it.
-            Err(_) => return Ok(()),
-        };
+        let (kind, keys) =
+            match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
+                Ok(key) => key,
+                // What cannot be replicated any more stays readable as it is; `status` names it.
+                Err(_) => return Ok(()),
+            };
         if live.name != saved.name {
             self.save_alias(0, &saved.name, i64::from(saved.id))?;
             self.drop_alias(0, &live.name)?;
         }
-        self.follow_columns(saved, live)?;
-        let rebuilt = !watched || (self.cfg.owned && live.root != saved.root && live.sql != saved.sql);
-        let rekeyed = kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys);
-        self.save_table(saved.id, live, kind, &key_names(&keys))?;
-        if rekeyed {
-            self.drop_stores(saved.id)?;
-            self.make_stores(saved.id, kind)?;
+        if kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys) {
+            // Another key: no row is the one that it was.
+            let name = live.name.clone();
+            self.forget_table(saved.id)?;
+            let table = self.adopt(&name)?;
+            self.rebuilt.push(table.id);
+            return Ok(());
         }
-        if rekeyed || !watched {
+        self.follow_columns(saved, live)?;
+        let rebuilt =
+            !watched || (self.cfg.owned && live.root != saved.root && live.sql != saved.sql);
+        self.save_table(saved.id, live, kind, &key_names(&keys))?;
+        if !watched {
             let columns = self.saved_columns(saved.id)?;
             let table = Rc::new(build(self.db, saved.id, live, &columns, false)?);
             if !self.cfg.owned {
@@ -205,19 +241,23 @@ impl Core {
             self.stores.remove(&saved.id);
             self.put_in_catalog(&table);
         }
-        if rebuilt || rekeyed {
-            self.txn_rebuilt(saved.id);
+        if rebuilt {
+            self.rebuilt.push(saved.id);
         }
         Ok(())
     }
 
-    fn txn_rebuilt(&mut self, id: u32) {
-        self.rebuilt.push(id);
-    }
-
     pub fn put_in_catalog(&mut self, table: &Rc<Table>) {
-        let mut catalog = Catalog { cookie: self.catalog.cookie, ..Catalog::default() };
-        for t in self.catalog.sorted().into_iter().filter(|t| t.id != table.id) {
+        let mut catalog = Catalog {
+            cookie: self.catalog.cookie,
+            ..Catalog::default()
+        };
+        for t in self
+            .catalog
+            .sorted()
+            .into_iter()
+            .filter(|t| t.id != table.id)
+        {
             catalog.insert_shared(t);
         }
         catalog.insert_shared(Rc::clone(table));
@@ -225,15 +265,27 @@ impl Core {
     }
 
     fn saved_columns(&self, id: u32) -> Result<Vec<SavedColumn>> {
-        Ok(saved_tables(self.db)?.into_iter().find(|t| t.id == id).map(|t| t.columns).unwrap_or_default())
+        Ok(saved_tables(self.db)?
+            .into_iter()
+            .find(|t| t.id == id)
+            .map(|t| t.columns)
+            .unwrap_or_default())
     }
 
     /// Columns added, dropped, renamed and moved since the table was remembered.
     fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable) -> Result<()> {
-        let plain: Vec<_> = live.columns.iter().enumerate().filter(|(_, c)| c.pk == 0 && !c.generated).collect();
+        let plain: Vec<_> = live
+            .columns
+            .iter()
+            .enumerate()
+            .filter(|(_, c)| c.pk == 0 && !c.generated)
+            .collect();
         let mut gone: Vec<&SavedColumn> = Vec::new();
         for s in &saved.columns {
-            match plain.iter().find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name)) {
+            match plain
+                .iter()
+                .find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name))
+            {
                 Some((pos, c)) => self.save_column(saved.id, s.id, &c.name, &c.decl(), *pos)?,
                 None => gone.push(s),
             }
@@ -241,12 +293,18 @@ impl Core {
         let mut next = self.next_column(saved.id)?;
         let count_before = saved.columns.len();
         for (pos, c) in plain.iter() {
-            if saved.columns.iter().any(|s| s.name.eq_ignore_ascii_case(&c.name)) {
+            if saved
+                .columns
+                .iter()
+                .any(|s| s.name.eq_ignore_ascii_case(&c.name))
+            {
                 continue;
             }
             // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
             let renamed = gone.iter().position(|s| {
-                s.decl == c.decl() && (s.pos == *pos as i64 || gone.len() == 1) && count_before == plain.len()
+                s.decl == c.decl()
+                    && (s.pos == *pos as i64 || gone.len() == 1)
+                    && count_before == plain.len()
             });
             if let Some(i) = renamed {
                 let old = gone.swap_remove(i);
@@ -260,41 +318,60 @@ impl Core {
             }
         }
         for s in gone {
-            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
-            del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
+            let mut del = self
+                .db
+                .prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
+            del.run(&[
+                ValueRef::Integer(i64::from(saved.id)),
+                ValueRef::Integer(i64::from(s.id)),
+            ])?;
             // What arrives for a dropped column is kept for others and never shown here.
             self.save_alias(saved.id, &s.name, -1)?;
         }
-        self.set_meta(&format!("next_column_{}", saved.id), ValueRef::Integer(i64::from(next)))
+        self.set_meta(
+            &format!("next_column_{}", saved.id),
+            ValueRef::Integer(i64::from(next)),
+        )
     }
 
     fn next_column(&self, tbl: u32) -> Result<u32> {
-        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
         q.bind_text(1, format!("next_column_{tbl}").as_bytes())?;
         Ok(if q.step()? { q.column_int(0) as u32 } else { 0 })
     }
 
     fn save_alias(&mut self, tbl: u32, name: &str, id: i64) -> Result<()> {
-        let mut q = self
-            .db
-            .prepare_transient("REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)")?;
+        let mut q = self.db.prepare_transient(
+            "REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)",
+        )?;
         let tbl = ValueRef::Integer(i64::from(tbl));
         Ok(q.run(&[tbl, ValueRef::Text(name.as_bytes()), ValueRef::Integer(id)])?)
     }
 
     fn drop_alias(&mut self, tbl: u32, name: &str) -> Result<()> {
-        let mut q =
-            self.db.prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
-        Ok(q.run(&[ValueRef::Integer(i64::from(tbl)), ValueRef::Text(name.as_bytes())])?)
+        let mut q = self
+            .db
+            .prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        Ok(q.run(&[
+            ValueRef::Integer(i64::from(tbl)),
+            ValueRef::Text(name.as_bytes()),
+        ])?)
     }
 
     /// The column that a name meant before: its id, or -1 if it was dropped.
     pub fn column_alias(&self, tbl: u32, name: &[u8]) -> Result<Option<i64>> {
-        let mut q =
-            self.db.prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
         q.bind_int(1, i64::from(tbl))?;
         q.bind_text(2, name)?;
-        Ok(if q.step()? { Some(q.column_int(0)) } else { None })
+        Ok(if q.step()? {
+            Some(q.column_int(0))
+        } else {
+            None
+        })
     }
 
     fn save_column(&mut self, tbl: u32, id: u32, name: &str, decl: &str, pos: usize) -> Result<()> {
@@ -311,9 +388,15 @@ impl Core {
     }
 
     fn key_names(&self, tbl: u32) -> Result<String> {
-        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        let mut q = self
+            .db
+            .prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
         q.bind_text(1, format!("key_{tbl}").as_bytes())?;
-        Ok(if q.step()? { text(q.column_text(0)) } else { String::new() })
+        Ok(if q.step()? {
+            text(q.column_text(0))
+        } else {
+            String::new()
+        })
     }
 
     fn save_table(&mut self, id: u32, live: &LiveTable, kind: KeyKind, keys: &str) -> Result<()> {
@@ -348,7 +431,9 @@ impl Core {
     fn drop_stores(&mut self, id: u32) -> Result<()> {
         self.stores.remove(&id);
         self.overlay.drop_table(id);
-        self.db.exec(&format!("DROP TABLE IF EXISTS main.crsql_rows_{id}; DROP TABLE IF EXISTS main.crsql_keys_{id}"))?;
+        self.db.exec(&format!(
+            "DROP TABLE IF EXISTS main.crsql_rows_{id}; DROP TABLE IF EXISTS main.crsql_keys_{id}"
+        ))?;
         Ok(())
     }
 
@@ -362,7 +447,8 @@ impl Core {
 
     pub fn drop_triggers(&mut self, id: u32) -> Result<()> {
         for kind in ["insert", "update", "delete", "move", "replace"] {
-            self.db.exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
+            self.db
+                .exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
         }
         Ok(())
     }
@@ -383,7 +469,10 @@ impl Core {
 
     /// `crsql_as_crr`: true if the table was not replicated before.
     pub fn adopt(&mut self, name: &str) -> Result<Rc<Table>> {
-        let live = describe(self.db, name)?.ok_or_else(|| Error::NoTable { table: name.into(), why: "does not exist" })?;
+        let live = describe(self.db, name)?.ok_or_else(|| Error::NoTable {
+            table: name.into(),
+            why: "does not exist",
+        })?;
         check_replicable(self.db, &live)?;
         let (kind, keys) = key_of(self.db, &live)?;
         let mut q = self.db.prepare_transient(
@@ -437,7 +526,16 @@ impl Core {
 }
 
 fn key_names(keys: &[crate::catalog::KeyColumn]) -> String {
-    let names: Vec<String> =
-        keys.iter().map(|k| format!("{}:{:?}:{:?}", quote(&k.name).to_ascii_lowercase(), k.affinity, k.fold)).collect();
+    let names: Vec<String> = keys
+        .iter()
+        .map(|k| {
+            format!(
+                "{}:{:?}:{:?}",
+                quote(&k.name).to_ascii_lowercase(),
+                k.affinity,
+                k.fold
+            )
+        })
+        .collect();
     names.join(",")
 }

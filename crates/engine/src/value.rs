@@ -54,7 +54,10 @@ pub fn is_plain(t: &Table, packed: &[u8]) -> Result<bool> {
 /// The identity of a key whose values already have the columns' affinity (they stand in the table).
 pub fn identity_of_stored(t: &Table, packed: &[u8]) -> Result<Identity> {
     if is_plain(t, packed)? {
-        return Ok(Identity { key: packed.into(), spelling: None });
+        return Ok(Identity {
+            key: packed.into(),
+            spelling: None,
+        });
     }
     identity_of_foreign(t, packed)
 }
@@ -66,21 +69,38 @@ pub fn identity_of_foreign(t: &Table, packed: &[u8]) -> Result<Identity> {
     let mut spelled: Vec<Value> = Vec::with_capacity(t.keys.len());
     for (i, value) in values.enumerate() {
         let Some(column) = t.keys.get(i) else {
-            return Err(bad_key(t, &format!("it has more than {} columns", t.keys.len())));
+            return Err(bad_key(
+                t,
+                &format!("it has more than {} columns", t.keys.len()),
+            ));
         };
         folded.push(key::identity(value, column.affinity, column.fold));
         spelled.push(key::identity(value, column.affinity, Fold::None));
     }
     if folded.len() != t.keys.len() {
-        return Err(bad_key(t, &format!("it has {} of {} columns", folded.len(), t.keys.len())));
+        return Err(bad_key(
+            t,
+            &format!("it has {} of {} columns", folded.len(), t.keys.len()),
+        ));
     }
     if folded.iter().any(Value::is_null) {
         return Err(bad_key(t, "a key column is NULL"));
     }
-    let pack = |v: &[Value]| key::pack(v.iter().map(Value::as_ref)).map_err(|e| bad_key(t, &e.to_string()));
+    let pack = |v: &[Value]| {
+        key::pack(v.iter().map(Value::as_ref)).map_err(|e| bad_key(t, &e.to_string()))
+    };
     let identity = pack(&folded)?;
-    let spelling = if t.plain { None } else { Some(pack(&spelled)?).filter(|s| *s != identity).map(Rc::from) };
-    Ok(Identity { key: identity.into(), spelling })
+    let spelling = if t.plain {
+        None
+    } else {
+        Some(pack(&spelled)?)
+            .filter(|s| *s != identity)
+            .map(Rc::from)
+    };
+    Ok(Identity {
+        key: identity.into(),
+        spelling,
+    })
 }
 
 /// The packed key of a row that does not stand in the table, as the table would show it.
@@ -89,7 +109,9 @@ pub fn shown_key(t: &Table, identity: &[u8], spelling: Option<&[u8]>) -> Vec<u8>
     if !t.keys.iter().any(|k| k.affinity == key::Affinity::Real) {
         return packed.to_vec();
     }
-    let Ok(values) = key::unpack(packed) else { return packed.to_vec() };
+    let Ok(values) = key::unpack(packed) else {
+        return packed.to_vec();
+    };
     let real = values.zip(&t.keys).map(|(v, k)| match v {
         ValueRef::Int(i) if k.affinity == key::Affinity::Real => ValueRef::Real(i as f64),
         other => other,
@@ -98,7 +120,9 @@ pub fn shown_key(t: &Table, identity: &[u8], spelling: Option<&[u8]>) -> Vec<u8>
 }
 
 pub fn bad_key(t: &Table, why: &str) -> Error {
-    Error::BadChange { why: format!("pk does not fit table \"{}\": {why}", t.name) }
+    Error::BadChange {
+        why: format!("pk does not fit table \"{}\": {why}", t.name),
+    }
 }
 
 /// The rowid that a packed key of one integer names.
