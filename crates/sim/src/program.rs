@@ -156,6 +156,8 @@ pub fn base_schema() -> Vec<TableDef> {
 }
 
 const COLUMNS: [&str; 5] = ["x", "y", "z", "v", "w"];
+/// Few names, so that they are made again.
+const MIGRATED: [&str; 6] = ["x", "x", "x", "z", "z", "y"];
 
 pub fn random_value(rng: &mut Rng) -> Value {
     match rng.below(8) {
@@ -219,12 +221,12 @@ pub fn random_op(rng: &mut Rng) -> Op {
 }
 
 fn random_migration(rng: &mut Rng, fresh: bool, used: usize) -> Op {
-    let table = rng.pick(&["t", "u", "t2", "u2"]).to_owned();
+    let table = rng.pick(&["t", "t", "t", "t", "u", "t2", "u2"]).to_owned();
     let name = |rng: &mut Rng| {
         if fresh {
             format!("{}{used}", rng.pick(&["z", "v"]))
         } else {
-            rng.pick(&COLUMNS).to_owned()
+            rng.pick(&MIGRATED).to_owned()
         }
     };
     match rng.below(9) {
@@ -235,11 +237,11 @@ fn random_migration(rng: &mut Rng, fresh: bool, used: usize) -> Op {
         }
         3 | 4 => Op::DropColumn {
             table,
-            column: rng.pick(&COLUMNS).to_owned(),
+            column: rng.pick(&MIGRATED).to_owned(),
         },
         5 | 6 => Op::RenameColumn {
             table,
-            column: rng.pick(&COLUMNS).to_owned(),
+            column: rng.pick(&MIGRATED).to_owned(),
             to: name(rng),
         },
         7 if fresh => Op::RenameTable {
