@@ -6,7 +6,7 @@ CREATE TABLE seen AS SELECT crsql_site_id() AS id;
 .open a.db
 .load ./rejoin
 SELECT id = crsql_site_id() FROM seen;
-SELECT typeof(crsql_version()), typeof(crsql_sha());
+SELECT crsql_version() IS NOT NULL, crsql_sha() IS NOT NULL;
 SELECT crsql_internal_sync_bit();
 SELECT crsql_rows_impacted();
 .once finalize.txt

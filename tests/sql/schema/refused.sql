@@ -6,8 +6,6 @@ CREATE TEMP VIEW c AS SELECT "table", hex(pk), cid, quote(val), col_version, db_
 CREATE TABLE nokey (a, b);
 SELECT crsql_as_crr('nokey');
 SELECT crsql_as_crr('missing');
-CREATE TABLE nullable (a TEXT PRIMARY KEY, b);
-SELECT crsql_as_crr('nullable');
 CREATE VIEW v AS SELECT 1 AS a;
 SELECT crsql_as_crr('v');
 SELECT crsql_as_crr('sqlite_schema');
