@@ -106,6 +106,10 @@ def test_three_shops_become_equal(shop, seed, clock):
                     exchange(a, b)
     assert books(shops[0]) == books(shops[1]) == books(shops[2])
     assert cells(shops[0]) == cells(shops[1]) == cells(shops[2])
+    quiet = [version(db) for db in shops]
+    for a, b in [(0, 1), (1, 0), (2, 0), (0, 2)]:
+        pull(shops[a], shops[b])
+    assert [version(db) for db in shops] == quiet, "equal replicas have nothing to tell each other"
 
 
 def test_values_of_every_type_arrive_as_they_are(connect):
