@@ -4,8 +4,8 @@ use crate::replica::{Entry, OpError, Replica};
 use crate::row::{Cell, ColId, Row, Stamp, packed};
 use crate::schema::{self, Met, Name, Named, State, Table, meet};
 use rejoin_crdt::limits;
-use rejoin_crdt::vector::VersionVector;
-use rejoin_crdt::{SiteId, Value, key};
+use rejoin_crdt::vector::{Ranges, VersionVector};
+use rejoin_crdt::{SiteId, Value, chain, key};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// One row of `crsql_changes`; `cid` "-1" is the sentinel.
@@ -58,13 +58,21 @@ pub struct Cut {
     pub txs: Vec<Tx>,
     /// Missing versions of which nothing is left.
     pub empty: VersionVector,
+    /// Chain hash and nonce of each missing version.
     pub hashes: BTreeMap<(SiteId, u64), (u64, u64)>,
+    /// Chain hash of the last version of each site in `base`.
+    pub heads: BTreeMap<(SiteId, u64), u64>,
     pub horizon: VersionVector,
 }
 
-/// The receiver lacks something that the sender took for granted; it was not changed.
+/// Why a cut was refused; nothing was changed.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Gap;
+pub enum Refused {
+    /// The receiver lacks something that the sender took for granted.
+    Gap,
+    /// The two have different histories of this site at this version.
+    Fork { site: SiteId, version: u64 },
+}
 
 /// One listed cell or sentinel.
 struct Listed<'a> {
@@ -230,9 +238,15 @@ impl Replica {
                 .then(|| (*at, (*hash, self.nonces.get(at).copied().unwrap_or(0))))
         };
         let hashes = self.hashes.iter().filter_map(hash).collect();
+        let head = |(site, held): (&SiteId, &Ranges)| {
+            let at = (*site, held.max());
+            Some((at, *self.hashes.get(&at)?))
+        };
         let base = theirs.missing_from(&theirs.missing_from(&self.vector));
+        let heads = base.iter().filter_map(head).collect();
         Cut {
             base,
+            heads,
             txs,
             empty: left,
             hashes,
@@ -259,10 +273,11 @@ impl Replica {
     }
 
     /// Applies a cut in one commit. The number of changes stored.
-    pub fn apply_cut(&mut self, cut: &Cut) -> Result<usize, Gap> {
+    pub fn apply_cut(&mut self, cut: &Cut) -> Result<usize, Refused> {
         if !self.vector.covers(&cut.base) {
-            return Err(Gap);
+            return Err(Refused::Gap);
         }
+        self.check_chains(cut)?;
         self.collect(&cut.horizon);
         let mut stored = 0;
         for tx in &cut.txs {
@@ -293,6 +308,32 @@ impl Replica {
             self.nonces.insert(*at, *nonce);
         }
         Ok(stored)
+    }
+
+    fn check_chains(&self, cut: &Cut) -> Result<(), Refused> {
+        let told = cut.heads.iter().map(|(at, hash)| (at, *hash));
+        for (at, hash) in told.chain(cut.hashes.iter().map(|(at, (hash, _))| (at, *hash))) {
+            if self.hashes.get(at).is_some_and(|mine| *mine != hash) {
+                return Err(Refused::Fork {
+                    site: at.0,
+                    version: at.1,
+                });
+            }
+        }
+        for ((site, version), (hash, nonce)) in &cut.hashes {
+            let before = (*site, version - 1);
+            let known = self
+                .hashes
+                .get(&before)
+                .or(cut.hashes.get(&before).map(|(hash, _)| hash));
+            if known.is_some_and(|known| chain::next(*known, *version, *nonce) != *hash) {
+                return Err(Refused::Fork {
+                    site: *site,
+                    version: *version,
+                });
+            }
+        }
+        Ok(())
     }
 
     pub(crate) fn merge_native(&mut self, c: &NativeChange, db_version: i64) -> bool {

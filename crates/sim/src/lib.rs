@@ -19,7 +19,7 @@ mod schema;
 mod writes;
 
 pub use copies::{Meeting, Side};
-pub use exchange::{Change, Cut, Gap, Naming, NativeChange, Tx};
+pub use exchange::{Change, Cut, Naming, NativeChange, Refused, Tx};
 pub use replica::{Clock, Meta, NewRow, Op, OpError, Replica};
 pub use row::{Cell, Row, Stamp};
 pub use schema::{ColumnDef, KeyColumn, Name, TableDef};

@@ -4,7 +4,7 @@ use rejoin_crdt::key::{Affinity, Fold};
 use rejoin_crdt::vector::VersionVector;
 use rejoin_crdt::{SiteId, Value, key};
 use rejoin_sim::{
-    Change, Clock, ColumnDef, KeyColumn, Meeting, Op, OpError, Replica, Side, TableDef,
+    Change, Clock, ColumnDef, KeyColumn, Meeting, Op, OpError, Refused, Replica, Side, TableDef,
 };
 
 fn site(n: u8) -> SiteId {
@@ -607,4 +607,26 @@ fn finding_14_a_cut_names_its_base() {
     assert_eq!(a, before);
     send(&c, &mut a);
     assert_eq!(shown(&a), ["['k', 1, 0]"]);
+}
+
+#[test]
+fn finding_14_a_base_of_another_history_is_a_fork() {
+    let [mut x, mut b, mut c] = replicas();
+    let mut copy = x.clone();
+    run(&mut x, [insert("one", &[])]);
+    copy.apply(insert("two", &[])).unwrap();
+    copy.commit(77);
+    send(&x, &mut b);
+    send(&copy, &mut c);
+    run(&mut c, [insert("three", &[])]);
+    let cut = c.cut_for(b.vector());
+    let before = b.clone();
+    assert_eq!(
+        b.apply_cut(&cut),
+        Err(Refused::Fork {
+            site: site(1),
+            version: 1
+        })
+    );
+    assert_eq!(b, before);
 }

@@ -216,7 +216,7 @@ impl<'a> World<'a> {
                     let cut = self.replicas[from].cut_for(self.replicas[to].vector());
                     return self.replicas[to]
                         .apply_cut(&cut)
-                        .map_err(|_| "a gap".into());
+                        .map_err(|why| format!("{why:?}"));
                 }
                 Meeting::Fork {
                     site,
@@ -492,7 +492,7 @@ fn property(name: &str, cases: u64, family: Family, check: impl Fn(&Program, &Fa
     }
 }
 
-const CASES: u64 = 1500;
+const CASES: u64 = 2000;
 
 #[test]
 fn row_wise() {
