@@ -492,7 +492,7 @@ fn property(name: &str, cases: u64, family: Family, check: impl Fn(&Program, &Fa
     }
 }
 
-const CASES: u64 = 2000;
+const CASES: u64 = 800;
 
 #[test]
 fn row_wise() {
