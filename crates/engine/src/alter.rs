@@ -86,8 +86,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
             }
             return Ok(());
         };
-        engine.suspend(t.id, true);
-        core.suspended.insert(t.id);
+        engine.suspend(&mut core, t.id, true)?;
         core.drop_triggers(t.id)
     })();
     if done.is_err() {
@@ -129,8 +128,7 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
             drop(core);
             return Ok(engine.db.exec("RELEASE crsql_alter")?);
         };
-        core.suspended.remove(&open.id);
-        engine.suspend(open.id, false);
+        engine.suspend(&mut core, open.id, false)?;
         check_replicable(core.db, &live).map_err(|e| Error::State {
             why: format!("failed compacting tables post alteration: {e}"),
         })?;

@@ -187,7 +187,7 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
         });
     }
     let tbl = args.get(0).int() as u32;
-    if engine.is_merging(tbl) || engine.is_suspended(tbl) {
+    if engine.is_merging(tbl) || engine.is_suspended(tbl)? {
         return Ok(());
     }
     engine.join()?;

@@ -326,6 +326,7 @@ impl Core {
             ..Config::default()
         };
         let mut format = None;
+        let mut altering = String::new();
         while q.step()? {
             let name = q.column_text(0).to_vec();
             let int = q.column_int(1);
@@ -344,6 +345,7 @@ impl Core {
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
                 b"drift-ms" => c.drift_ms = int,
                 b"schema" => c.schema = int,
+                b"altering" => altering = crate::catalog::text(q.column_text(1)),
                 _ => {}
             }
         }
@@ -353,6 +355,7 @@ impl Core {
             None => return Err(Error::damaged("crsql_meta names no format")),
         }
         self.cfg = c;
+        self.suspended = altering.split(',').filter_map(|id| id.parse().ok()).collect();
         let mut q = self
             .db
             .prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
@@ -537,6 +540,9 @@ impl Core {
         self.reload_txn_rows()?;
         let mut works: Vec<Work> = std::mem::take(&mut self.txn.works).into_values().collect();
         works.retain(|w| !w.touched.is_empty());
+        for (tbl, loc, meta) in works.iter().filter_map(moved_with_past).collect::<Vec<_>>() {
+            self.name_in_past(tbl, &loc, &meta)?;
+        }
         works
             .sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
         let mut lists: BTreeMap<i64, Changes> = BTreeMap::new();
@@ -587,12 +593,35 @@ impl Core {
         self.fold()
     }
 
+    /// Names a row at its new place in the log rows of its earlier changes.
+    fn name_in_past(&mut self, tbl: u32, loc: &Loc, meta: &RowMeta) -> Result<()> {
+        let mut versions: Vec<i64> = meta.groups.iter().map(|g| g.stamp.db_version).collect();
+        versions.extend(meta.sentinel.map(|s| s.db_version));
+        versions.sort_unstable();
+        versions.dedup();
+        for db_version in versions {
+            let first = self.first_log_row(db_version)?;
+            let Some((rows, _)) = self.log_unit(first)? else { continue };
+            let Some(mut row) = rows.into_iter().rfind(|r| r.db_version == db_version) else { continue };
+            if self.txn.rows.iter().any(|r| r.lsn == row.lsn) {
+                continue;
+            }
+            let list = row.changes.tables.entry(tbl).or_default();
+            list.name(loc);
+            list.blocks = crate::log::union(std::mem::take(&mut list.blocks));
+            let bytes = row.changes.encode(&row.base());
+            self.write_log_row(&row, &bytes)?;
+        }
+        Ok(())
+    }
+
     fn list_inline(&self, works: Vec<Work>, changes: &mut Changes) {
         for work in works {
             let now = work.loc();
             let list = changes.tables.entry(work.table.id).or_default();
             if let Some(old) = work.stored.filter(|old| Some(old) != now.as_ref()) {
-                list.inline.insert(old, None);
+                // Another row may stand there by now.
+                list.inline.entry(old).or_insert(None);
             }
             if let Some(loc) = now {
                 let row = crate::block::StoredRow {
@@ -665,8 +694,9 @@ impl Core {
                 Loc::Key(key) => keys.push((key, record)),
             }
         }
-        rows.sort_by_key(|r| r.0);
-        keys.sort_by(|a, b| a.0.cmp(&b.0));
+        // One row may have left a place that another took: removals first.
+        rows.sort_by_key(|r| (r.0, r.1.is_some()));
+        keys.sort_by(|a, b| (&a.0, a.1.is_some()).cmp(&(&b.0, b.1.is_some())));
         let store = self.store(&table);
         store.apply_rows(rows)?;
         store.apply_keys(keys)
@@ -858,6 +888,16 @@ pub fn read_log_head(q: &Stmt) -> Result<LogRow> {
         high,
         changes: Changes::default(),
     })
+}
+
+/// A row that goes to another place and keeps changes of earlier versions: their log rows must name the new place.
+fn moved_with_past(work: &Work) -> Option<(u32, Loc, RowMeta)> {
+    let (old, now) = (work.stored.as_ref()?, work.loc()?);
+    let past = |v: i64| !work.touched.contains(&v);
+    let meta = &work.meta;
+    let keeps = meta.sentinel.is_some_and(|s| past(s.db_version))
+        || meta.groups.iter().any(|g| past(g.stamp.db_version));
+    (*old != now && keeps).then(|| (work.table.id, now, meta.clone()))
 }
 
 /// Names a changed row in the lists of its db_versions and says what is to be stored where.

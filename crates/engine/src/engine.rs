@@ -75,17 +75,29 @@ impl Engine {
         self.merging.get() == Some(tbl)
     }
 
-    pub fn is_suspended(&self, tbl: u32) -> bool {
-        self.suspended.borrow().contains(&tbl)
+    pub fn is_suspended(&self, tbl: u32) -> Result<bool> {
+        if self.suspended.borrow().is_empty() {
+            return Ok(false);
+        }
+        let mut core = self.core()?;
+        if core.stale {
+            // A ROLLBACK TO may have undone begin_alter.
+            core.refresh(true)?;
+            self.suspended.borrow_mut().clone_from(&core.suspended);
+        }
+        Ok(self.suspended.borrow().contains(&tbl))
     }
 
-    pub fn suspend(&self, tbl: u32, on: bool) {
-        let mut set = self.suspended.borrow_mut();
+    /// Between begin_alter and commit_alter writes to the table are not captured.
+    pub fn suspend(&self, core: &mut Core, tbl: u32, on: bool) -> Result<()> {
         if on {
-            set.insert(tbl);
+            core.suspended.insert(tbl);
         } else {
-            set.remove(&tbl);
+            core.suspended.remove(&tbl);
         }
+        self.suspended.borrow_mut().clone_from(&core.suspended);
+        let ids: Vec<String> = core.suspended.iter().map(u32::to_string).collect();
+        core.set_meta("altering", ValueRef::Text(ids.join(",").as_bytes()))
     }
 
     pub fn is_joined(&self) -> bool {
@@ -268,6 +280,7 @@ impl Engine {
 
     fn end(&self) {
         self.joined.set(false);
+        self.suspended.borrow_mut().clear();
         if let Ok(mut cap) = self.cap.try_borrow_mut() {
             cap.end();
         }

@@ -189,7 +189,9 @@ impl Core {
             db_version: rows.first().map_or(0, |r| r.db_version),
             ..Unit::default()
         };
-        let mut seen = (rows.len() > 1).then(HashSet::new);
+        // One row can be named twice: by several log rows, or inline and by its block.
+        let twice = rows.len() > 1 || rows.iter().any(|r| !r.changes.is_inline() && r.changes.inline_count() > 0);
+        let mut seen = twice.then(HashSet::new);
         let mut parked = false;
         for row in rows {
             parked |= row.changes.parked;
@@ -247,31 +249,36 @@ impl Core {
         let (Some(store), overlay) = (self.stores.get(&table.id), &self.overlay) else {
             return Ok(());
         };
+        // What the overlay says of a row is newer; some rows stand in the overlay alone.
+        let mut only: std::collections::BTreeMap<&Loc, &Record> = overlay
+            .table(table.id)
+            .filter(|(loc, _)| list.covers(loc))
+            .filter_map(|(loc, record)| record.as_ref().map(|r| (loc, r)))
+            .collect();
         let mut take = |loc: Loc, stored: Record| match overlay.get(table.id, &loc) {
-            Some(Some(newer)) => add(loc, newer.clone()),
-            Some(None) => {}
+            Some(newer) => {
+                only.remove(&loc);
+                if let Some(newer) = newer {
+                    add(loc, newer.clone());
+                }
+            }
             None => add(loc, stored),
         };
         for &(from, to) in &list.blocks {
             store.scan_rows(from, to, |row, stored| {
-                take(
-                    Loc::Row(row),
-                    Record {
-                        row: stored.clone(),
-                        spelling: None,
-                    },
-                );
+                let record = Record { row: stored.clone(), spelling: None };
+                take(Loc::Row(row), record);
                 Ok(())
             })?;
         }
         for (from, to) in &list.keys {
             store.scan_keys(from, Some(to), |e| {
-                take(
-                    Loc::Key(e.key.as_slice().into()),
-                    crate::store::record_of(e),
-                );
+                take(Loc::Key(e.key.as_slice().into()), crate::store::record_of(e));
                 Ok(())
             })?;
+        }
+        for (loc, record) in only {
+            add(loc.clone(), record.clone());
         }
         Ok(())
     }

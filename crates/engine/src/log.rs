@@ -33,6 +33,14 @@ pub struct TableList {
 const KEYS_NAMED_MAX: usize = 256;
 
 impl TableList {
+    /// Whether a block or range names the place.
+    pub fn covers(&self, loc: &Loc) -> bool {
+        match loc {
+            Loc::Row(row) => self.blocks.iter().any(|&(from, to)| (from..=to).contains(&(row >> SHIFT))),
+            Loc::Key(key) => self.keys.iter().any(|(from, to)| from <= key && key <= to),
+        }
+    }
+
     /// Names a row by its block, or a key.
     pub fn name(&mut self, loc: &Loc) {
         match loc {
