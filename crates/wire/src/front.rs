@@ -163,7 +163,8 @@ pub(crate) fn read_transactions(input: &mut Input<'_>, sites: usize) -> Result<V
     Ok(out)
 }
 
-pub(crate) fn read_empty_ranges(input: &mut Input<'_>, sites: usize) -> Result<Vec<EmptyRange>> {
+/// Empty ranges, and those of the base.
+pub(crate) fn read_ranges(input: &mut Input<'_>, sites: usize) -> Result<Vec<EmptyRange>> {
     let count = input.count(11)?;
     let mut out = Vec::with_capacity(count);
     for _ in 0..count {

@@ -24,6 +24,7 @@ pub struct Reader<'a> {
     sites: Vec<SiteId>,
     transactions: Vec<Transaction>,
     empty_ranges: Vec<EmptyRange>,
+    base: Vec<EmptyRange>,
     tables: Vec<Entry>,
     next: usize,
 }
@@ -51,7 +52,8 @@ impl<'a> Reader<'a> {
         let header = front::read_header(&mut input)?;
         let sites = front::read_sites(&mut input)?;
         let transactions = front::read_transactions(&mut input, sites.len())?;
-        let empty_ranges = front::read_empty_ranges(&mut input, sites.len())?;
+        let empty_ranges = front::read_ranges(&mut input, sites.len())?;
+        let base = front::read_ranges(&mut input, sites.len())?;
         let tables = front::read_tables(&mut input, payload.len())?;
         Ok(Reader {
             payload,
@@ -59,6 +61,7 @@ impl<'a> Reader<'a> {
             sites,
             transactions,
             empty_ranges,
+            base,
             tables,
             next: 0,
         })
@@ -78,6 +81,11 @@ impl<'a> Reader<'a> {
 
     pub fn empty_ranges(&self) -> &[EmptyRange] {
         &self.empty_ranges
+    }
+
+    /// What the sender took the receiver to hold; a receiver that does not must ask again.
+    pub fn base(&self) -> &[EmptyRange] {
+        &self.base
     }
 
     pub fn table_count(&self) -> usize {

@@ -28,7 +28,7 @@ pub struct Transaction {
     pub db_version: i64,
 }
 
-/// Versions `from..=to` of a site that are held but have no visible cell any more.
+/// Versions `from..=to` of a site that are held but have no visible cell any more; also a part of the base.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct EmptyRange {
     pub site: u32,

@@ -16,6 +16,7 @@
 //!                version named for that origin (from 0); signed differences of clock and db_version to
 //!                the transaction before (from 0); nonce and chain, 8 bytes each, little-endian
 //!   empty ranges varint count, each: varint site; varint from; varint (to - from); chain, 8 bytes
+//!   base         as the empty ranges
 //!   tables       varint count, each: name; varint count of key columns, their names; varint count of other
 //!                columns, their names; varint count of rows; varint length of the body
 //!   bodies       of the tables in the same order, up to the end
@@ -69,6 +70,7 @@ pub struct Writer {
     site_index: HashMap<SiteId, u32>,
     transactions: Vec<Transaction>,
     empty_ranges: Vec<EmptyRange>,
+    base: Vec<EmptyRange>,
     tables: usize,
     directory: Vec<u8>,
     bodies: Vec<u8>,
@@ -93,6 +95,7 @@ impl Writer {
             site_index: HashMap::new(),
             transactions: Vec::new(),
             empty_ranges: Vec::new(),
+            base: Vec::new(),
             tables: 0,
             directory: Vec::new(),
             bodies: Vec::new(),
@@ -117,8 +120,20 @@ impl Writer {
         (self.transactions.len() - 1) as u32
     }
 
+    /// Marks a transaction as one of cells that kept the stamps of others.
+    pub fn mark_relay(&mut self, transaction: u32) {
+        if let Some(t) = self.transactions.get_mut(transaction as usize) {
+            t.relay = true;
+        }
+    }
+
     pub fn empty_range(&mut self, range: EmptyRange) {
         self.empty_ranges.push(range);
+    }
+
+    /// Versions that the sender took the receiver to hold; `chain` of the last one, 0 if it is not known.
+    pub fn base_range(&mut self, range: EmptyRange) {
+        self.base.push(range);
     }
 
     /// About how many bytes `finish` would give without compression: to know when to end a cut.
@@ -273,7 +288,7 @@ impl Writer {
                 what: "a transaction with a number out of range",
             });
         }
-        let good = self.empty_ranges.iter();
+        let good = self.empty_ranges.iter().chain(&self.base);
         if !good.clone().all(|r| {
             (r.site as usize) < sites && version(r.from) && version(r.to) && r.from <= r.to
         }) {
@@ -311,12 +326,14 @@ impl Writer {
             out.extend_from_slice(&t.nonce.to_le_bytes());
             out.extend_from_slice(&t.chain.to_le_bytes());
         }
-        varint::put(out, self.empty_ranges.len() as u64);
-        for r in &self.empty_ranges {
-            varint::put(out, u64::from(r.site));
-            varint::put(out, r.from);
-            varint::put(out, r.to - r.from);
-            out.extend_from_slice(&r.chain.to_le_bytes());
+        for ranges in [&self.empty_ranges, &self.base] {
+            varint::put(out, ranges.len() as u64);
+            for r in ranges {
+                varint::put(out, u64::from(r.site));
+                varint::put(out, r.from);
+                varint::put(out, r.to - r.from);
+                out.extend_from_slice(&r.chain.to_le_bytes());
+            }
         }
         varint::put(out, self.tables as u64);
         out.extend_from_slice(&self.directory);

@@ -28,10 +28,10 @@ pub fn sized(bytes: &[u8]) -> Vec<u8> {
 /// Sender and lineage.
 pub const HEADER: [u8; 17] = [0; 17];
 
-/// Sender, one site, one transaction, no empty range.
+/// Sender, one site, one transaction, no empty range, no base.
 pub fn front() -> Vec<u8> {
     let transaction = [&[0, 2, 0, 0][..], &[7; 16]].concat();
-    [&HEADER[..], &[1], &[5; 16], &[1], &transaction, &[0]].concat()
+    [&HEADER[..], &[1], &[5; 16], &[1], &transaction, &[0, 0]].concat()
 }
 
 /// A changeset with one table of key column `k` and value columns `a`, `b`.

@@ -197,6 +197,12 @@ pub fn every_feature() -> Changeset {
                 chain: u64::MAX,
             },
         ],
+        base: vec![EmptyRange {
+            site: 1,
+            from: 1,
+            to: 1,
+            chain: 0x3132_3334_3536_3738,
+        }],
         tables: [items()].into_iter().chain(others()).collect(),
     }
 }
@@ -280,6 +286,12 @@ fn the_documented_example() {
             from: 5,
             to: 6,
             chain: 0x2827_2625_2423_2221,
+        }],
+        base: vec![EmptyRange {
+            site: 0,
+            from: 1,
+            to: 4,
+            chain: 0x3837_3635_3433_3231,
         }],
         tables: vec![Table {
             name: "t".into(),

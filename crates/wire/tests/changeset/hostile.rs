@@ -351,6 +351,7 @@ fn fronts_out_of_shape() {
         assert_eq!(sealed(&[&HEADER, &[0], &varint(count)]), COUNT);
         assert_eq!(sealed(&[&HEADER, &[0, 0], &varint(count)]), COUNT);
         assert_eq!(sealed(&[&HEADER, &[0, 0, 0], &varint(count)]), COUNT);
+        assert_eq!(sealed(&[&HEADER, &[0, 0, 0, 0], &varint(count)]), COUNT);
     }
     assert_eq!(
         sealed(&[&HEADER, &[0, 1], &[0, 2, 0, 0], &[7; 16], &[0, 0]]),
@@ -421,7 +422,7 @@ fn compressed_parts_that_lie() {
     let lz4 = |len: u64, block: &[u8]| {
         reseal(&[b"RJCS\x01\x01", &varint(len)[..], block, &[0; 16]].concat())
     };
-    let payload = [&HEADER[..], &[0; 4]].concat();
+    let payload = [&HEADER[..], &[0; 5]].concat();
     let block = lz4_flex::block::compress(&payload);
     assert!(read(&lz4(payload.len() as u64, &block)).is_ok());
     const UNREADABLE: &str = "the compressed bytes cannot be read";
@@ -448,7 +449,7 @@ fn other_bytes_and_other_formats() {
     assert_eq!(Reader::open(b"RJCS").err(), Some(Error::Corrupt));
     let other = |version: u8, flags: u8| {
         Reader::open(&reseal(
-            &[b"RJCS", &[version, flags][..], &HEADER, &[0; 20]].concat(),
+            &[b"RJCS", &[version, flags][..], &HEADER, &[0; 21]].concat(),
         ))
         .err()
     };

@@ -9,6 +9,7 @@ pub struct Changeset {
     pub sites: Vec<SiteId>,
     pub transactions: Vec<Transaction>,
     pub empty_ranges: Vec<EmptyRange>,
+    pub base: Vec<EmptyRange>,
     pub tables: Vec<Table>,
 }
 
@@ -41,6 +42,7 @@ pub fn write(c: &Changeset, compress: bool) -> Result<Vec<u8>> {
         assert_eq!(w.transaction(*t), i as u32);
     }
     c.empty_ranges.iter().for_each(|r| w.empty_range(*r));
+    c.base.iter().for_each(|r| w.base_range(*r));
     for t in &c.tables {
         w.begin_table(&t.name, &strs(&t.keys), &strs(&t.columns))?;
         for r in &t.rows {
@@ -87,6 +89,7 @@ pub fn read(bytes: &[u8]) -> Result<Changeset> {
         sites: reader.sites().to_vec(),
         transactions: reader.transactions().to_vec(),
         empty_ranges: reader.empty_ranges().to_vec(),
+        base: reader.base().to_vec(),
         tables,
     })
 }
@@ -105,8 +108,8 @@ fn same_value(a: &Value, b: &Value) -> bool {
 pub fn assert_same(a: &Changeset, b: &Changeset) {
     assert_eq!((a.header, &a.sites), (b.header, &b.sites));
     assert_eq!(
-        (&a.transactions, &a.empty_ranges),
-        (&b.transactions, &b.empty_ranges)
+        (&a.transactions, &a.empty_ranges, &a.base),
+        (&b.transactions, &b.empty_ranges, &b.base)
     );
     assert_eq!(a.tables.len(), b.tables.len());
     for (a, b) in a.tables.iter().zip(&b.tables) {

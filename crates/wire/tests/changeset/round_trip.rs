@@ -207,11 +207,11 @@ pub fn changeset() -> impl Strategy<Value = Changeset> {
         (
             (any::<[u8; 16]>(), any::<Option<[u8; 16]>>()),
             prop::collection::vec(transaction(sites), txs),
-            prop::collection::vec(empty_range(sites), 0..4),
+            [(); 2].map(|()| prop::collection::vec(empty_range(sites), 0..4)),
             prop::collection::vec(table(txs, sites), 0..3),
         )
             .prop_map(
-                move |((site, lineage), transactions, empty_ranges, tables)| Changeset {
+                move |((site, lineage), transactions, [empty_ranges, base], tables)| Changeset {
                     header: Header {
                         site: SiteId(site),
                         lineage,
@@ -219,6 +219,7 @@ pub fn changeset() -> impl Strategy<Value = Changeset> {
                     sites: (0..sites).map(|i| SiteId([i as u8 + 1; 16])).collect(),
                     transactions,
                     empty_ranges,
+                    base,
                     tables,
                 },
             )
@@ -246,10 +247,11 @@ fn an_empty_changeset() {
         sites: vec![],
         transactions: vec![],
         empty_ranges: vec![],
+        base: vec![],
         tables: vec![],
     };
     let bytes = write(&empty, false).unwrap();
-    assert_eq!(bytes.len(), 6 + 16 + 1 + 4 + 16);
+    assert_eq!(bytes.len(), 6 + 16 + 1 + 5 + 16);
     assert_same(&empty, &read(&bytes).unwrap());
 }
 
@@ -300,6 +302,7 @@ fn a_very_wide_row() {
         sites: vec![SiteId([1; 16])],
         transactions: vec![transaction],
         empty_ranges: vec![],
+        base: vec![],
         tables: vec![Table {
             name: "wide".into(),
             keys: vec!["id".into()],

@@ -66,6 +66,7 @@ fn update(
             db_version: 33,
         }],
         empty_ranges: vec![],
+        base: vec![],
         tables: vec![Table {
             name: "item".into(),
             keys: vec!["id".into()],
