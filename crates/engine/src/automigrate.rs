@@ -24,7 +24,11 @@ const FOREIGN: &str = "name LIKE 'sqlite\\_%' ESCAPE '\\' OR name LIKE 'crsql\\_
 
 pub fn automigrate(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<()> {
     if args.is_empty() || args.len() > 2 {
-        return Err(bad(NAME, "takes the schema text and, if need be, a clean-up text for the scratch database").into());
+        return Err(bad(
+            NAME,
+            "takes the schema text and, if need be, a clean-up text for the scratch database",
+        )
+        .into());
     }
     let schema = text_arg(NAME, args, 0)?;
     let cleanup = match args.len() {
@@ -52,24 +56,37 @@ impl Wanted {
         let scratch = rusqlite::Connection::open_in_memory()?;
         Db::with(&scratch, |db| {
             Engine::register(db)?;
-            db.exec(schema).map_err(|e| bad(NAME, format!("the schema text fails in an empty database: {e}")))?;
-            let mut wanted = Wanted { tables: Vec::new(), indexes: indexes(db)? };
+            db.exec(schema).map_err(|e| {
+                bad(
+                    NAME,
+                    format!("the schema text fails in an empty database: {e}"),
+                )
+            })?;
+            let mut wanted = Wanted {
+                tables: Vec::new(),
+                indexes: indexes(db)?,
+            };
             for name in tables(db)? {
                 wanted.tables.extend(describe(db, &name)?);
             }
             if let Some(cleanup) = cleanup {
-                db.exec(cleanup).map_err(|e| bad(NAME, format!("the clean-up text fails: {e}")))?;
+                db.exec(cleanup)
+                    .map_err(|e| bad(NAME, format!("the clean-up text fails: {e}")))?;
             }
             Ok(wanted)
         })
     }
 
     fn table(&self, name: &str) -> Option<&LiveTable> {
-        self.tables.iter().find(|t| t.name.eq_ignore_ascii_case(name))
+        self.tables
+            .iter()
+            .find(|t| t.name.eq_ignore_ascii_case(name))
     }
 
     fn has_index(&self, live: &Index) -> bool {
-        self.indexes.iter().any(|w| w.0.eq_ignore_ascii_case(&live.0) && tokens::same(&w.1, &live.1))
+        self.indexes
+            .iter()
+            .any(|w| w.0.eq_ignore_ascii_case(&live.0) && tokens::same(&w.1, &live.1))
     }
 }
 
@@ -83,8 +100,13 @@ fn tables(db: Db) -> Result<Vec<String>> {
 /// The user's indexes, apart from those that belong to a constraint.
 fn indexes(db: Db) -> Result<Vec<Index>> {
     let mine = FOREIGN.replace("name LIKE", "tbl_name LIKE");
-    names(db, &format!("SELECT name, sql FROM main.sqlite_schema WHERE type = 'index' AND sql IS NOT NULL \
-         AND NOT ({FOREIGN}) AND NOT ({mine}) ORDER BY name"))
+    names(
+        db,
+        &format!(
+            "SELECT name, sql FROM main.sqlite_schema WHERE type = 'index' AND sql IS NOT NULL \
+         AND NOT ({FOREIGN}) AND NOT ({mine}) ORDER BY name"
+        ),
+    )
 }
 
 fn names(db: Db, sql: &str) -> Result<Vec<(String, String)>> {
@@ -131,11 +153,17 @@ fn migrate(engine: &Engine, schema: &str, wanted: &Wanted) -> Result<()> {
 }
 
 fn in_text(e: &rejoin_sqlite::Error) -> Error {
-    bad(NAME, format!("the schema text fails: {e}; nothing was changed"))
+    bad(
+        NAME,
+        format!("the schema text fails: {e}; nothing was changed"),
+    )
 }
 
 fn is_virtual(t: &LiveTable) -> bool {
-    t.sql.trim_start().get(..14).is_some_and(|s| s.eq_ignore_ascii_case("CREATE VIRTUAL"))
+    t.sql
+        .trim_start()
+        .get(..14)
+        .is_some_and(|s| s.eq_ignore_ascii_case("CREATE VIRTUAL"))
 }
 
 /// Drops and adds the columns of one table.
@@ -156,8 +184,13 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
             ),
         ));
     }
-    let lacks = |t: &LiveTable, name: &str| !t.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-    let dropped: Vec<_> = live.columns.iter().filter(|c| lacks(wanted, &c.name)).collect();
+    let lacks =
+        |t: &LiveTable, name: &str| !t.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+    let dropped: Vec<_> = live
+        .columns
+        .iter()
+        .filter(|c| lacks(wanted, &c.name))
+        .collect();
     if !dropped.is_empty() {
         // The triggers of an ordered list name all columns; the text makes the list again.
         fract::drop_objects(engine, &live.name)?;
@@ -169,19 +202,27 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
     }
     for column in wanted.columns.iter().filter(|c| lacks(live, &c.name)) {
         let definition = tokens::column_definition(&wanted.sql, &column.name);
-        let definition = definition.ok_or_else(|| bad(NAME, format!("no definition of column \"{}\"", column.name)))?;
+        let definition = definition
+            .ok_or_else(|| bad(NAME, format!("no definition of column \"{}\"", column.name)))?;
         run(format!("{on} ADD COLUMN {definition}"))?;
     }
     Ok(())
 }
 
 fn refused(table: &str, e: &rejoin_sqlite::Error) -> Error {
-    bad(NAME, format!("table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed"))
+    bad(
+        NAME,
+        format!(
+            "table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed"
+        ),
+    )
 }
 
 /// The key columns in key order, in lower case.
 fn keys(t: &LiveTable) -> Vec<String> {
     let mut keys: Vec<_> = t.columns.iter().filter(|c| c.pk > 0).collect();
     keys.sort_by_key(|c| c.pk);
-    keys.into_iter().map(|c| c.name.to_ascii_lowercase()).collect()
+    keys.into_iter()
+        .map(|c| c.name.to_ascii_lowercase())
+        .collect()
 }

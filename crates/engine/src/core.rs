@@ -305,7 +305,7 @@ impl Core {
     /// Whether the file has Rejoin's metadata; an error if it has a foreign or newer one.
     fn find_format(&mut self, _cookie: i64) -> Result<bool> {
         let mut q = self.db.prepare_transient(
-            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND (name = 'crsql_meta' \
+            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND (name IN ('crsql_meta', 'crsql_master') \
              OR name LIKE '%\\_\\_crsql\\_clock' ESCAPE '\\') ORDER BY name = 'crsql_meta' DESC LIMIT 1",
         )?;
         if !q.step()? {

@@ -49,6 +49,7 @@ impl Engine {
         crate::functions::register(&engine)?;
         crate::changes::register(&engine)?;
         crate::vtab::register(&engine)?;
+        crate::unpack::register(&engine)?;
         db.create_close_hook(CLOSE_HOOK, Rc::clone(&engine), |e| e.close())?;
         Ok(engine)
     }

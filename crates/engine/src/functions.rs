@@ -1,9 +1,12 @@
 //! The SQL functions.
 
 use crate::alter;
+use crate::automigrate;
 use crate::capture::{self, captured};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::fract;
+use crate::upgrade;
 use crate::value::from_sql;
 use rejoin_sqlite::{Args, Context, FnFlags, Result as SqlResult, ValueRef};
 use std::rc::Rc;
@@ -51,6 +54,17 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
         ("crsql_config_set", 2, direct, config_set),
         ("crsql_config_get", 1, innocuous, config_get),
         ("crsql_pack_columns", -1, pure, pack_columns),
+        ("crsql_fract_key_between", 2, pure, fract::key_between),
+        ("crsql_fract_as_ordered", -1, direct, fract::as_ordered),
+        // The triggers of lists that cr-sqlite made call it.
+        (
+            "crsql_fract_fix_conflict_return_old_key",
+            -1,
+            plain,
+            fract::fix_conflict,
+        ),
+        ("crsql_automigrate", -1, direct, automigrate::automigrate),
+        ("crsql_upgrade", 0, direct, upgrade::upgrade),
         ("crsql_version", 0, pure, |ctx, _, _| {
             ctx.set_int(SURFACE_VERSION);
             Ok(())

@@ -2,6 +2,7 @@
 #![forbid(unsafe_code)]
 
 mod alter;
+mod automigrate;
 mod block;
 mod capture;
 mod catalog;
@@ -13,6 +14,7 @@ mod digest;
 mod engine;
 pub mod error;
 mod format;
+mod fract;
 mod functions;
 mod image;
 mod journal;
@@ -24,6 +26,9 @@ mod parked;
 mod rowwise;
 mod schema;
 mod store;
+mod tokens;
+mod unpack;
+mod upgrade;
 mod value;
 mod vtab;
 

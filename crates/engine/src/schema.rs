@@ -9,7 +9,8 @@ use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, SCHEMA, quote};
 use crate::observe::Commit;
-use rejoin_sqlite::ValueRef;
+use rejoin_sqlite::{Db, ValueRef};
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 fn random_i64() -> Result<i64> {
@@ -29,6 +30,64 @@ pub fn random_id() -> Result<[u8; 16]> {
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(bytes)
+}
+
+/// A table of the file as `sqlite_schema` has it.
+#[derive(Clone)]
+struct Found {
+    name: String,
+    sql: String,
+    root: i64,
+}
+
+/// `sqlite_schema` read once: looking at each table by pragmas would make many tables slow.
+#[derive(Default)]
+struct SchemaIndex {
+    /// By lower-case name.
+    tables: HashMap<String, Found>,
+    /// Our triggers: name to the lower-case name of their table.
+    triggers: HashMap<String, String>,
+    /// Tables with triggers of the user's own.
+    user: HashSet<String>,
+}
+
+impl SchemaIndex {
+    fn read(db: Db) -> Result<SchemaIndex> {
+        let mut q = db.prepare_transient(
+            "SELECT type = 'table', name, tbl_name, rootpage, sql FROM main.sqlite_schema \
+             WHERE type = 'trigger' OR (type = 'table' AND name NOT GLOB 'crsql_*')",
+        )?;
+        let mut index = SchemaIndex::default();
+        while q.step()? {
+            let (name, on) = (text(q.column_text(1)), text(q.column_text(2)).to_ascii_lowercase());
+            if q.column_int(0) != 0 {
+                let (sql, root) = (text(q.column_text(4)), q.column_int(3));
+                index.tables.insert(on, Found { name, sql, root });
+            } else if name.starts_with("crsql_") {
+                index.triggers.insert(name, on);
+            } else {
+                index.user.insert(on);
+            }
+        }
+        Ok(index)
+    }
+
+    /// The live table that a remembered one is now: its triggers went with it when it was renamed.
+    fn find(&self, id: u32, name: &str) -> Option<&Found> {
+        let lower = name.to_ascii_lowercase();
+        let on = self.triggers.get(&format!("crsql_update_{id}")).unwrap_or(&lower);
+        self.tables.get(on)
+    }
+
+    fn is_watched(&self, id: u32, name: &str) -> bool {
+        let lower = name.to_ascii_lowercase();
+        let on = |kind: &str| self.triggers.get(&format!("crsql_{kind}_{id}")) == Some(&lower);
+        ["insert", "update", "delete", "move"].into_iter().all(on)
+    }
+
+    fn has_user_triggers(&self, name: &str) -> bool {
+        self.user.contains(&name.to_ascii_lowercase())
+    }
 }
 
 impl Core {
@@ -65,9 +124,15 @@ impl Core {
         if self.ready {
             return Ok(());
         }
+        self.create_metadata(random_id()?)?;
+        self.stale = true;
+        self.refresh(true)
+    }
+
+    /// Makes the metadata tables of a replica with this site id.
+    pub fn create_metadata(&mut self, site: [u8; 16]) -> Result<()> {
         self.db.exec(SCHEMA)?;
         self.ready = true;
-        let site = random_id()?;
         self.db
             .prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (0, ?1)")?
             .run(&[ValueRef::Blob(&site)])?;
@@ -79,38 +144,37 @@ impl Core {
         self.set_meta("clock", ValueRef::Text(b"hlc"))?;
         self.set_meta("merge-equal-values", ValueRef::Integer(0))?;
         self.set_meta("folded", ValueRef::Integer(0))?;
-        self.set_meta("site", ValueRef::Integer(0))?;
-        self.stale = true;
-        self.refresh(true)
+        self.set_meta("site", ValueRef::Integer(0))
     }
 
     /// Reads the schema; with `may_write`, follows what DDL did to replicated tables.
     pub fn load_catalog(&mut self, cookie: i64, may_write: bool) -> Result<()> {
-        let mut reconcile = may_write && self.cfg.schema != cookie && !self.db.is_readonly();
         let mut cookie = cookie;
-        if reconcile {
+        let writes = may_write && self.cfg.schema != cookie && !self.db.is_readonly();
+        if writes {
             self.reconcile()?;
-            let mut q = self.db.prepare_transient("PRAGMA main.schema_version")?;
-            q.step()?;
-            cookie = q.column_int(0);
-            reconcile = false;
+            cookie = self.schema_version()?;
         }
-        let _ = reconcile;
-        let mut catalog = Catalog {
-            cookie,
-            ..Catalog::default()
-        };
-        let saved = saved_tables(self.db)?;
-        for s in &saved {
-            let Some(live) = describe(self.db, &s.name)? else {
+        let index = SchemaIndex::read(self.db)?;
+        let mut catalog = Catalog { cookie, ..Catalog::default() };
+        for s in &saved_tables(self.db)? {
+            let Some(found) = index.find(s.id, &s.name) else { continue };
+            let watched = self.cfg.owned || index.is_watched(s.id, &found.name);
+            let user_triggers = index.has_user_triggers(&found.name);
+            let known = self.catalog.get(s.id).filter(|t| {
+                let same = (&t.sql, &t.name, t.user_triggers) == (&found.sql, &found.name, user_triggers);
+                same && t.unwatched != watched
+            });
+            if let Some(known) = known {
+                catalog.insert_shared(Rc::clone(known));
                 continue;
-            };
-            let watched = self.cfg.owned || self.has_triggers(s.id, &live.name)?;
-            catalog.insert(build(self.db, s.id, &live, &s.columns, !watched)?);
+            }
+            let Some(live) = describe(self.db, &found.name)? else { continue };
+            let mut table = build(self.db, s.id, &live, &s.columns, !watched)?;
+            table.user_triggers = user_triggers;
+            catalog.insert(table);
         }
-        let mut q = self
-            .db
-            .prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
+        let mut q = self.db.prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
         while q.step()? {
             let id = q.column_int(1);
             if id > 0 {
@@ -119,92 +183,55 @@ impl Core {
         }
         self.catalog = Rc::new(catalog);
         self.stores.clear();
-        if may_write && self.cfg.schema != cookie && !self.db.is_readonly() {
+        if writes {
             self.set_meta("schema", ValueRef::Integer(cookie))?;
             self.cfg.schema = cookie;
         }
         Ok(())
     }
 
-    fn has_triggers(&self, id: u32, table: &str) -> Result<bool> {
-        let mut q = self.db.prepare_transient(
-            "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE AND \
-             name IN ('crsql_insert_' || ?2, 'crsql_update_' || ?2, 'crsql_delete_' || ?2, 'crsql_move_' || ?2)",
-        )?;
-        q.bind_text(1, table.as_bytes())?;
-        q.bind_int(2, i64::from(id))?;
+    fn schema_version(&self) -> Result<i64> {
+        let mut q = self.db.prepare_transient("PRAGMA main.schema_version")?;
         q.step()?;
-        Ok(q.column_int(0) == 4)
+        Ok(q.column_int(0))
     }
 
     /// Brings the remembered tables in line with the live ones.
     fn reconcile(&mut self) -> Result<()> {
+        let index = SchemaIndex::read(self.db)?;
         for saved in saved_tables(self.db)? {
             if self.suspended.contains(&saved.id) {
                 continue;
             }
-            let live = match self.follow_name(&saved)? {
-                Some(live) => live,
-                None => {
-                    self.forget_table(saved.id)?;
-                    continue;
-                }
+            let found = match index.find(saved.id, &saved.name) {
+                Some(found) => Some(found.clone()),
+                None => self.find_renamed(&index, &saved)?,
             };
-            let watched = self.cfg.owned || self.has_triggers(saved.id, &live.name)?;
-            if live.sql == saved.sql
-                && live.root == saved.root
-                && watched
-                && live.name == saved.name
-            {
+            let Some(found) = found else {
+                self.forget_table(saved.id)?;
+                continue;
+            };
+            let watched = self.cfg.owned || index.is_watched(saved.id, &found.name);
+            if found.sql == saved.sql && found.root == saved.root && watched && found.name == saved.name {
                 continue;
             }
-            self.follow_table(&saved, &live, watched)?;
+            if let Some(live) = describe(self.db, &found.name)? {
+                self.follow_table(&saved, &live, watched)?;
+            }
         }
         Ok(())
     }
 
-    /// The live table that a remembered one is now.
-    fn follow_name(&mut self, saved: &SavedTable) -> Result<Option<LiveTable>> {
-        let mut q = self.db.prepare_transient(
-            "SELECT tbl_name FROM main.sqlite_schema WHERE type = 'trigger' AND name = 'crsql_update_' || ?1",
-        )?;
-        q.bind_int(1, i64::from(saved.id))?;
-        if q.step()? {
-            let name = text(q.column_text(0));
-            return describe(self.db, &name);
-        }
-        if let Some(live) = describe(self.db, &saved.name)? {
-            return Ok(Some(live));
-        }
+    /// An owned file has no triggers to go with a renamed table; its root page stays.
+    fn find_renamed(&self, index: &SchemaIndex, saved: &SavedTable) -> Result<Option<Found>> {
         if !self.cfg.owned {
             return Ok(None);
         }
-        // An owned file has no triggers to go with the table; its root page stays when it is renamed.
-        let mut q = self.db.prepare_transient(
-            "SELECT name FROM main.sqlite_schema WHERE type = 'table' AND rootpage = ?1",
-        )?;
-        q.bind_int(1, saved.root)?;
-        if q.step()? {
-            let name = text(q.column_text(0));
-            let known = saved_tables(self.db)?
-                .iter()
-                .any(|s| s.name.eq_ignore_ascii_case(&name));
-            let live = describe(self.db, &name)?;
-            let same = |l: &LiveTable| {
-                let names: Vec<&str> = l
-                    .columns
-                    .iter()
-                    .filter(|c| c.pk == 0)
-                    .map(|c| c.name.as_str())
-                    .collect();
-                saved
-                    .columns
-                    .iter()
-                    .all(|c| names.iter().any(|n| n.eq_ignore_ascii_case(&c.name)))
-            };
-            return Ok(live.filter(|l| !known && same(l)));
-        }
-        Ok(None)
+        let Some(found) = index.tables.values().find(|t| t.root == saved.root) else { return Ok(None) };
+        let known = saved_tables(self.db)?.iter().any(|s| s.name.eq_ignore_ascii_case(&found.name));
+        let Some(live) = describe(self.db, &found.name)?.filter(|_| !known) else { return Ok(None) };
+        let has = |name: &str| live.columns.iter().any(|l| l.pk == 0 && l.name.eq_ignore_ascii_case(name));
+        Ok(saved.columns.iter().all(|c| has(&c.name)).then(|| found.clone()))
     }
 
     fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
@@ -504,12 +531,9 @@ impl Core {
         Ok(table)
     }
 
-    /// Remembers the schema version that our own DDL led to.
+    /// Follows what our own DDL did, and remembers the schema version that it led to.
     pub fn settle(&mut self) -> Result<()> {
-        let mut q = self.db.prepare_transient("PRAGMA main.schema_version")?;
-        q.step()?;
-        let cookie = q.column_int(0);
-        drop(q);
+        let cookie = self.schema_version()?;
         self.load_catalog(cookie, true)
     }
 

@@ -12,7 +12,10 @@ impl Token<'_> {
     /// Equal for tokens that mean the same: names without their quotes in lower case, everything else as it is
     /// written (keywords and numbers in lower case).
     pub fn meaning(&self) -> String {
-        let body = self.text.get(1..self.text.len().saturating_sub(1)).unwrap_or("");
+        let body = self
+            .text
+            .get(1..self.text.len().saturating_sub(1))
+            .unwrap_or("");
         match self.text.as_bytes().first() {
             Some(b'"') => body.replace("\"\"", "\"").to_ascii_lowercase(),
             Some(b'`') => body.replace("``", "`").to_ascii_lowercase(),
@@ -65,7 +68,10 @@ pub fn tokens(sql: &str) -> Vec<Token<'_>> {
     while let Some(rest) = sql.get(at..).filter(|r| !r.is_empty()) {
         let (len, counts) = next(rest);
         if counts {
-            all.push(Token { start: at, text: rest.get(..len).unwrap_or(rest) });
+            all.push(Token {
+                start: at,
+                text: rest.get(..len).unwrap_or(rest),
+            });
         }
         at += len;
     }
@@ -80,7 +86,9 @@ fn next(sql: &str) -> (usize, bool) {
     match bytes.first() {
         Some(c) if c.is_ascii_whitespace() => (1, false),
         Some(b'-') if bytes.get(1) == Some(&b'-') => (until(sql.find('\n'), 1), false),
-        Some(b'/') if bytes.get(1) == Some(&b'*') => (until(sql.get(2..).and_then(|s| s.find("*/")), 4), false),
+        Some(b'/') if bytes.get(1) == Some(&b'*') => {
+            (until(sql.get(2..).and_then(|s| s.find("*/")), 4), false)
+        }
         Some(b'[') => (until(sql.find(']'), 1), true),
         Some(q @ (b'\'' | b'"' | b'`')) => (quoted(bytes, *q), true),
         _ => {
@@ -112,7 +120,10 @@ mod tests {
 
     #[test]
     fn statements_are_compared_by_meaning() {
-        assert!(same("CREATE INDEX i ON t(x,\n y DESC)", "create index \"I\" on [t] (x, /* two */ y desc) -- end"));
+        assert!(same(
+            "CREATE INDEX i ON t(x,\n y DESC)",
+            "create index \"I\" on [t] (x, /* two */ y desc) -- end"
+        ));
         assert!(same("a >= 'It''s'", "a>='It''s'"));
         for (a, b) in [
             ("ON t (x, y)", "ON t (y, x)"),
@@ -131,17 +142,37 @@ mod tests {
                    last, PRIMARY KEY (id))";
         assert_eq!(column_definition(sql, "ID"), Some("id INTEGER PRIMARY KEY"));
         let odd = column_definition(sql, "odd, \"name");
-        assert_eq!(odd, Some("\"odd, \"\"name\" DECIMAL(10, 2) NOT NULL DEFAULT (1 + 2)"));
-        assert_eq!(column_definition(sql, "y"), Some("y TEXT CHECK (y IN ('a', 'b)')) COLLATE NOCASE"));
+        assert_eq!(
+            odd,
+            Some("\"odd, \"\"name\" DECIMAL(10, 2) NOT NULL DEFAULT (1 + 2)")
+        );
+        assert_eq!(
+            column_definition(sql, "y"),
+            Some("y TEXT CHECK (y IN ('a', 'b)')) COLLATE NOCASE")
+        );
         assert_eq!(column_definition(sql, "last"), Some("last"));
         assert_eq!(column_definition(sql, "nope"), None);
-        assert_eq!(column_definition("CREATE TABLE t (only)", "only"), Some("only"));
+        assert_eq!(
+            column_definition("CREATE TABLE t (only)", "only"),
+            Some("only")
+        );
         assert_eq!(column_definition("", "x"), None);
     }
 
     #[test]
     fn any_text_has_an_end() {
-        for sql in ["'", "\"a", "[x", "/*", "/* x", "--", "\u{e9}\u{2603} \u{1f600}", "a\u{e9}=b", "\0", "'''"] {
+        for sql in [
+            "'",
+            "\"a",
+            "[x",
+            "/*",
+            "/* x",
+            "--",
+            "\u{e9}\u{2603} \u{1f600}",
+            "a\u{e9}=b",
+            "\0",
+            "'''",
+        ] {
             let all = tokens(sql);
             assert!(all.iter().all(|t| !t.text.is_empty()), "{sql:?}");
         }
