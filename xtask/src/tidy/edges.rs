@@ -43,7 +43,8 @@ const MAP: &[Room] = &[
         &["rejoin-sim"],
         true,
     ),
-    room("rejoin-ext", &["rejoin"], &[], true),
+    // The entry points hand the raw arguments of SQLite to the unsafe room.
+    room("rejoin-ext", &["rejoin", "rejoin-sqlite"], &[], true),
     room("rejoin-vfs", &[], &[], true),
     room(
         "rejoin-wasm",
