@@ -298,7 +298,7 @@ impl Log {
             core.txn.rows.clear();
         }
         if core.tail.db_version < db_version {
-            core.log_empty(db_version)?;
+            core.put_log(db_version, Changes::default(), None)?;
         }
         core.txn.rows_stale = true;
         core.fold()?;
