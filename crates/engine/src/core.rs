@@ -3,6 +3,7 @@
 use crate::catalog::{Catalog, KeyKind, Table};
 use crate::codec::Base;
 use crate::error::{Error, Result};
+use crate::hook::Hook;
 use crate::log::Changes;
 use crate::store::{Loc, Overlay, Record, TableStore};
 use rejoin_crdt::meta::RowMeta;
@@ -152,10 +153,19 @@ pub struct Txn {
     pub local: Option<Header>,
     /// The log rows written by this transaction so far.
     pub rows: Vec<LogRow>,
+    /// The largest db_version among them.
+    pub newest: i64,
     /// They must be read again: some were rolled back.
     pub rows_stale: bool,
     /// Headers of the transactions of an applied changeset, by db_version.
     pub applied: BTreeMap<i64, Header>,
+    /// Db_versions that get a log row even if nothing of them is left.
+    pub due: Vec<i64>,
+    /// `base_db_version` as it was set when the log ended so.
+    pub bases: Vec<(i64, i64)>,
+    pub notes: crate::observe::Notes,
+    /// Changes that were parked since the counter was last read.
+    pub parks: u64,
     /// Db_versions with changes among the parked.
     pub parked: HashSet<i64>,
     /// Records of rows whose rowids moved, by key hash (see `resync`).
@@ -177,9 +187,12 @@ pub type KeyRanges = HashMap<u32, Vec<(Rc<[u8]>, Rc<[u8]>)>>;
 
 pub struct Core {
     pub db: Db,
+    pub hook: Rc<Hook>,
     pub ready: bool,
     /// What is cached of the file no longer holds.
     pub stale: bool,
+    /// The catalog must be checked against the schema, whatever the schema version says.
+    pub catalog_stale: bool,
     pub catalog: Rc<Catalog>,
     pub cfg: Config,
     pub sites: Sites,
@@ -196,11 +209,17 @@ pub struct Core {
     pub now_ms: fn() -> i64,
     /// Whether any row is parked, as far as is known.
     pub parked_rows: Option<bool>,
+    /// The schema version at which parked changes were last tried.
+    pub parked_tried: Option<i64>,
+    /// Tables that were seen to be dropped, by a call that could not write.
+    pub seen_gone: HashSet<u32>,
     /// Tables whose rows and metadata must be compared: they were rebuilt.
     pub rebuilt: Vec<u32>,
     pub writers: HashMap<u32, crate::merge::Writers>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
+    /// Somebody wants to hear of commits.
+    pub observing: bool,
 }
 
 pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a mut Stmt> {
@@ -217,11 +236,13 @@ pub fn system_now_ms() -> i64 {
 }
 
 impl Core {
-    pub fn new(db: Db) -> Core {
+    pub fn new(db: Db, hook: Rc<Hook>) -> Core {
         Core {
             db,
+            hook,
             ready: false,
             stale: true,
+            catalog_stale: true,
             catalog: Rc::default(),
             cfg: Config::default(),
             sites: Sites::default(),
@@ -236,9 +257,12 @@ impl Core {
             seen_data_version: None,
             now_ms: system_now_ms,
             parked_rows: None,
+            parked_tried: None,
+            seen_gone: HashSet::new(),
             rebuilt: Vec::new(),
             writers: HashMap::new(),
             suspended: HashSet::new(),
+            observing: false,
         }
     }
 
@@ -250,7 +274,7 @@ impl Core {
         self.stale = true;
     }
 
-    fn cookie(&mut self) -> Result<i64> {
+    pub fn cookie(&mut self) -> Result<i64> {
         let q = cached(&mut self.q.cookie, self.db, "PRAGMA main.schema_version")?;
         q.step()?;
         let cookie = q.column_int(0);
@@ -263,12 +287,19 @@ impl Core {
         let cookie = self.cookie()?;
         let seen = self.db.data_version()?;
         let moved = self.seen_data_version != Some(seen);
+        // Metadata that was made inside a savepoint goes with its ROLLBACK TO.
+        if self.ready && cookie != self.catalog.cookie && !self.find_format(cookie)? {
+            self.stale = true;
+        }
         if self.stale || moved || !self.ready {
             self.load_state(cookie)?;
             self.seen_data_version = Some(seen);
+            if self.ready {
+                self.settle_rows()?;
+            }
         }
-        if self.ready && (cookie != self.catalog.cookie || (may_write && self.cfg.schema != cookie))
-        {
+        let outdated = self.catalog_stale || cookie != self.catalog.cookie;
+        if self.ready && (outdated || (may_write && self.cfg.schema != cookie)) {
             self.load_catalog(cookie, may_write)?;
         }
         Ok(())
@@ -277,11 +308,12 @@ impl Core {
     fn load_state(&mut self, cookie: i64) -> Result<()> {
         if !self.ready || self.stale {
             self.ready = self.find_format(cookie)?;
-            self.catalog = Rc::default();
+            self.catalog_stale = true;
             self.overlay.clear();
             self.tail = Tail::default();
             self.stores.clear();
             if !self.ready {
+                self.catalog = Rc::default();
                 self.stale = false;
                 return Ok(());
             }
@@ -449,7 +481,7 @@ impl Core {
             }
             self.tail = Tail {
                 lsn: row.lsn,
-                db_version: row.db_version,
+                db_version: row.db_version.max(self.tail.db_version),
                 high: row.high,
                 chain: row.header.chain,
             };
@@ -465,7 +497,8 @@ impl Core {
                 .sites
                 .id(h.site)
                 .ok_or_else(|| Error::damaged("log row of no site"))?;
-            self.vector.insert(site, h.version);
+            let first = row.changes.empty_from.unwrap_or(h.version);
+            self.vector.insert_range(site, first..=h.version);
             self.saw_chain(h.site, h.version, h.chain);
             self.vector_dirty.insert(h.site);
         }
@@ -534,12 +567,16 @@ impl Core {
 
     /// Writes the metadata of all changed rows and the log rows that name them.
     pub fn write_out(&mut self) -> Result<()> {
-        if self.txn.works.is_empty() && self.txn.parked.is_empty() {
+        if self.txn.works.is_empty() && self.txn.parked.is_empty() && self.txn.due.is_empty() {
             return Ok(());
         }
-        self.reload_txn_rows()?;
+        self.settle_rows()?;
         let mut works: Vec<Work> = std::mem::take(&mut self.txn.works).into_values().collect();
         works.retain(|w| !w.touched.is_empty());
+        if self.observing {
+            let own = self.cfg.own;
+            works.iter().for_each(|w| self.txn.notes.note(w, own));
+        }
         for (tbl, loc, meta) in works.iter().filter_map(moved_with_past).collect::<Vec<_>>() {
             self.name_in_past(tbl, &loc, &meta)?;
         }
@@ -549,7 +586,8 @@ impl Core {
         for db_version in std::mem::take(&mut self.txn.parked) {
             lists.entry(db_version).or_default().parked = true;
         }
-        for &db_version in works.iter().flat_map(|w| &w.touched) {
+        let due = std::mem::take(&mut self.txn.due);
+        for &db_version in works.iter().flat_map(|w| &w.touched).chain(&due) {
             lists.entry(db_version).or_default();
         }
         let rows = &self.txn.rows;
@@ -650,8 +688,8 @@ impl Core {
         Ok(ranges)
     }
 
-    /// After a ROLLBACK TO: which log rows of this transaction are still in the file.
-    fn reload_txn_rows(&mut self) -> Result<()> {
+    /// After a ROLLBACK TO: which log rows of this transaction are still in the file, and what they say of its state.
+    pub fn settle_rows(&mut self) -> Result<()> {
         if !self.txn.rows_stale {
             return Ok(());
         }
@@ -661,20 +699,24 @@ impl Core {
              WHERE id > ?1 ORDER BY id",
         )?;
         q.bind_int(1, self.txn.committed_lsn)?;
-        self.txn.rows.clear();
+        let mut rows: Vec<LogRow> = Vec::new();
         while q.step()? {
             let mut row = read_log_head(&q)?;
             row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            self.txn.rows.push(row);
+            rows.push(row);
         }
-        let own = self.cfg.own;
-        let applied = &self.txn.applied;
-        let local = self
-            .txn
-            .rows
-            .iter()
-            .rfind(|r| r.header.site == own && !applied.contains_key(&r.db_version));
-        self.txn.local = local.map(|r| r.header);
+        drop(q);
+        let (own, txn) = (self.cfg.own, &mut self.txn);
+        let last = rows.last().map_or(txn.committed_lsn, |r| r.lsn);
+        txn.bases.retain(|(lsn, _)| *lsn <= last);
+        txn.base_db_version = txn.bases.last().map_or(txn.base_db_version, |b| b.1);
+        let stands = |version: &i64, h: &Header| rows.iter().any(|r| r.db_version == *version && r.header == *h);
+        txn.applied.retain(|version, header| stands(version, header));
+        let (base, applied) = (txn.base_db_version, &txn.applied);
+        let mine = |r: &&LogRow| r.header.site == own && r.db_version > base && !applied.contains_key(&r.db_version);
+        txn.local = rows.iter().rfind(mine).map(|r| r.header);
+        txn.newest = rows.iter().map(|r| r.db_version).max().unwrap_or(0);
+        txn.rows = rows;
         Ok(())
     }
 
@@ -782,11 +824,10 @@ impl Core {
             Some(h) => *h,
             None => self.local_header()?,
         };
-        let found = self
-            .txn
-            .rows
-            .iter()
-            .position(|r| r.db_version == db_version && same_txn(&r.header, &header));
+        // Most rows are new: those of a long changeset would be searched for in vain.
+        let known = db_version <= self.txn.newest;
+        let rows = if known { self.txn.rows.as_slice() } else { &[] };
+        let found = rows.iter().position(|r| r.db_version == db_version && same_txn(&r.header, &header));
         let mut row = match found {
             Some(i) => self.txn.rows.swap_remove(i),
             None => LogRow {
@@ -820,13 +861,10 @@ impl Core {
         self.tail.high = self.tail.high.max(row.high);
         if row.lsn > self.tail.lsn {
             let (lsn, high, chain) = (row.lsn, self.tail.high, row.header.chain);
-            self.tail = Tail {
-                lsn,
-                db_version: row.db_version,
-                high,
-                chain,
-            };
+            let db_version = row.db_version.max(self.tail.db_version);
+            self.tail = Tail { lsn, db_version, high, chain };
         }
+        self.txn.newest = self.txn.newest.max(db_version);
         self.txn.rows.push(row);
         Ok(fits)
     }
@@ -857,9 +895,19 @@ impl Core {
         ])?)
     }
 
-    /// An empty log row for a transaction of an applied changeset that changed nothing here.
-    pub fn log_empty(&mut self, db_version: i64) -> Result<()> {
-        self.put_log(db_version, Changes::default(), None).map(drop)
+    /// A log row for versions, from `first` to the header's, of which nothing is left.
+    pub fn log_range(&mut self, db_version: i64, header: Header, first: u64) -> Result<()> {
+        let changes = Changes { empty_from: Some(first), ..Changes::default() };
+        let (lsn, high) = (self.tail.lsn + 1, self.tail.high);
+        let row = LogRow { lsn, db_version, header, high, changes };
+        let bytes = row.changes.encode(&row.base());
+        self.write_log_row(&row, &bytes)?;
+        self.count_in(&row)?;
+        let db_version = db_version.max(self.tail.db_version);
+        self.tail = Tail { lsn, db_version, high, chain: row.header.chain };
+        self.txn.newest = self.txn.newest.max(db_version);
+        self.txn.rows.push(row);
+        Ok(())
     }
 }
 

@@ -7,8 +7,9 @@ use crate::capture::Capture;
 use crate::core::Core;
 use crate::digest::digest;
 use crate::error::{Error, Result};
+use crate::hook::Hook;
 use crate::journal::{Event, Kind};
-use rejoin_sqlite::{Db, ValueRef};
+use rejoin_sqlite::{Db, ValueRef, ffi};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -23,6 +24,7 @@ pub struct Engine {
     pub db: Db,
     pub core: RefCell<Core>,
     pub cap: RefCell<Capture>,
+    pub hook: Rc<Hook>,
     joined: Cell<bool>,
     /// 1 while a merge writes to user tables.
     pub sync_bit: Cell<bool>,
@@ -35,10 +37,12 @@ pub struct Engine {
 
 impl Engine {
     pub fn register(db: Db) -> Result<Rc<Engine>> {
+        let hook = Rc::new(Hook::default());
         let engine = Rc::new(Engine {
             db,
-            core: RefCell::new(Core::new(db)),
+            core: RefCell::new(Core::new(db, Rc::clone(&hook))),
             cap: RefCell::default(),
+            hook,
             joined: Cell::new(false),
             sync_bit: Cell::new(false),
             merging: Cell::new(None),
@@ -46,10 +50,12 @@ impl Engine {
             armed: Cell::new(false),
             observers: RefCell::default(),
         });
+        engine.hook.bind(&engine);
         crate::functions::register(&engine)?;
         crate::changes::register(&engine)?;
         crate::vtab::register(&engine)?;
         crate::unpack::register(&engine)?;
+        crate::peers::register(&engine)?;
         db.create_close_hook(CLOSE_HOOK, Rc::clone(&engine), |e| e.close())?;
         Ok(engine)
     }
@@ -154,7 +160,10 @@ impl Engine {
             core.cfg.file_id,
             core.cfg.hash_key,
         );
-        Ok(())
+        drop(cap);
+        // Triggers of the user's may write to other tables while parked values are applied.
+        core.resync_rebuilt()?;
+        crate::rowwise::apply_parked(self, &mut core)
     }
 
     /// The schema changed inside the transaction.
@@ -178,7 +187,20 @@ impl Engine {
             return Ok(());
         }
         drop(core);
-        self.scoped("crsql_init", || self.core()?.ensure_ready())
+        // Joined, so that a rollback is heard of.
+        let make = || {
+            let made = self.core()?.ensure_ready();
+            made.and_then(|()| self.join())
+        };
+        match self.scoped("crsql_init", make) {
+            // A statement that writes allows no savepoint inside it; it is one itself.
+            Err(Error::Sqlite(e)) if e.code & 0xff == ffi::SQLITE_BUSY && !self.core()?.ready => {
+                let made = make();
+                self.core()?.stale |= made.is_err();
+                made
+            }
+            other => other,
+        }
     }
 
     /// Runs `f` whole or not at all.
@@ -220,16 +242,20 @@ impl Engine {
         }
         let rowid = self.db.last_insert_rowid();
         let mut core = self.core()?;
-        let done = self.digest(&mut core).and_then(|()| core.write_out());
+        let done = self.hook.paused(|| self.digest(&mut core).and_then(|()| core.write_out()));
         self.db.set_last_insert_rowid(rowid);
         done
     }
 
     pub fn on_begin(&self) {
+        self.hook.begun();
         self.joined.set(true);
     }
 
     pub fn on_sync(&self) -> Result<()> {
+        if let Some(e) = self.hook.failure() {
+            return Err(e);
+        }
         let changes = self.db.changes();
         let explicit = self.db.is_autocommit();
         let before = self.db.total_changes();
@@ -263,12 +289,10 @@ impl Engine {
     }
 
     pub fn on_commit(&self) {
-        let commit = self.core.try_borrow_mut().map(|mut core| core.end(true));
+        let commits = self.core.try_borrow_mut().map(|mut core| core.end(true)).unwrap_or_default();
         self.end();
-        if let Ok(Some(commit)) = commit {
-            for observer in self.observers.borrow().iter() {
-                observer(&commit);
-            }
+        if let Ok(observers) = self.observers.try_borrow() {
+            commits.iter().for_each(|commit| observers.iter().for_each(|observer| observer(commit)));
         }
     }
 
@@ -280,6 +304,7 @@ impl Engine {
     }
 
     fn end(&self) {
+        self.hook.end();
         self.joined.set(false);
         self.suspended.borrow_mut().clear();
         if let Ok(mut cap) = self.cap.try_borrow_mut() {
@@ -288,12 +313,14 @@ impl Engine {
     }
 
     pub fn on_savepoint(&self, level: i32) -> Result<()> {
+        self.hook.suspect();
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };
         if !core.txn.works.is_empty() {
             core.write_out()?;
         }
+        core.txn.notes.savepoint(level);
         let txn = &core.txn;
         self.cap
             .borrow_mut()
@@ -303,6 +330,9 @@ impl Engine {
     }
 
     pub fn on_release(&self, level: i32) -> Result<()> {
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.txn.notes.release(level);
+        }
         if let Ok(mut cap) = self.cap.try_borrow_mut() {
             cap.journal.release(level);
         }
@@ -310,10 +340,12 @@ impl Engine {
     }
 
     pub fn on_rollback_to(&self, level: i32) -> Result<()> {
+        self.hook.suspect();
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };
         let (restored, undone) = self.cap.borrow_mut().journal.rollback_to(level);
+        core.txn.notes.rollback_to(level);
         core.txn.pending = restored.pending;
         core.txn.rows_impacted = restored.rows_impacted;
         // cr-sqlite never turns the counter back: what was rolled back leaves a hole.
@@ -324,7 +356,7 @@ impl Engine {
             .map(|e| match e.kind {
                 Kind::Insert => catalog.get(e.tbl).map_or(1, |t| t.cols.len().max(1) as i64),
                 Kind::Gap => e.row,
-                Kind::Replaces | Kind::MaybeMove => 0,
+                Kind::Replaces | Kind::MaybeMove | Kind::Rowid | Kind::Refused => 0,
                 _ => 1,
             })
             .sum();
@@ -338,6 +370,7 @@ impl Engine {
         if undone || !core.txn.rows.is_empty() || !core.txn.works.is_empty() {
             core.txn.works.clear();
             core.txn.parked.clear();
+            core.txn.due.clear();
             core.txn.rows_stale = true;
             core.txn.local = None;
             core.stale = true;

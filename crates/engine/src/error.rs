@@ -34,6 +34,8 @@ pub enum Error {
     Capture { why: String },
     /// The bytes of a changeset.
     Changeset { why: String },
+    /// The changeset builds on transactions that this replica lacks.
+    Gap { site: String, from: u64, to: u64 },
     /// Two histories under one site id.
     Fork { site: String, version: u64 },
     /// The changeset belongs to another database.
@@ -83,6 +85,11 @@ impl std::fmt::Display for Error {
             Error::Poison { why } => write!(f, "change refused: {why}"),
             Error::Capture { why } => write!(f, "write refused: {why}"),
             Error::Changeset { why } => write!(f, "changeset refused: {why}"),
+            Error::Gap { site, from, to } => write!(
+                f,
+                "changeset refused: it builds on versions {from} to {to} of site {site}, which this replica lacks; \
+                 apply what brings them first, or ask for a changeset made for this replica's version vector"
+            ),
             Error::Fork { site, version } => write!(
                 f,
                 "site {site} has two histories at version {version}: two copies of one file wrote under one id; \

@@ -5,6 +5,7 @@ use crate::automigrate;
 use crate::capture::{self, captured};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::exchange;
 use crate::fract;
 use crate::upgrade;
 use crate::value::from_sql;
@@ -78,6 +79,10 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
             Ok(())
         }),
         ("crsql_hlc_text", 2, pure, hlc_text),
+        ("crsql_changeset", -1, plain, exchange::changeset),
+        ("crsql_apply_changeset", 1, direct, exchange::apply_changeset),
+        ("crsql_new_site_id", 0, direct, exchange::new_site_id),
+        ("crsql_vector", 0, plain, exchange::vector),
     ];
     for (name, args, flags, body) in all {
         engine

@@ -2,39 +2,63 @@
 #![forbid(unsafe_code)]
 
 mod alter;
+mod apply;
 mod automigrate;
 mod block;
 mod capture;
 mod catalog;
 mod changes;
+mod changeset;
 mod codec;
 mod config;
 mod core;
 mod digest;
 mod engine;
 pub mod error;
+mod exchange;
 mod format;
 mod fract;
 mod functions;
+#[cfg(feature = "owned")]
+mod hook;
 mod image;
 mod journal;
 mod listing;
 mod log;
 mod merge;
+mod mode;
 mod observe;
 mod parked;
+mod peers;
+mod replica;
 mod rowwise;
 mod schema;
 mod store;
 mod tokens;
+#[cfg(not(feature = "owned"))]
+#[path = "unhooked.rs"]
+mod hook;
 mod unpack;
 mod upgrade;
 mod value;
 mod vtab;
 
+pub use apply::Applied;
 pub use error::{Error, Result};
+pub use observe::{Commit, TableChange};
+pub use rejoin_crdt::site::SiteId;
+pub use rejoin_crdt::vector::VersionVector;
+pub use replica::{Options, Replica};
 
 /// For hosts that bring a raw connection (the loadable extension).
 pub fn register(db: rejoin_sqlite::Db) -> Result<()> {
     engine::Engine::register(db).map(drop)
+}
+
+/// As [`register`], with a clock of the caller's (Unix milliseconds): for tests.
+#[doc(hidden)]
+pub fn register_with_clock(db: rejoin_sqlite::Db, now_ms: fn() -> i64) -> Result<()> {
+    let engine = engine::Engine::register(db)?;
+    engine.core.borrow_mut().now_ms = now_ms;
+    Ok(())
 }

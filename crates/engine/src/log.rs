@@ -9,7 +9,8 @@
 //! 2 row blocks     difference to the end of the last range (zigzag), length
 //! 3 key ranges     first key, last key (length, bytes each)
 //! ```
-//! followed by nothing. Section kind 4 with table 0 and count 0: some of these changes are parked.
+//! followed by nothing. Section kind 4 with table 0 and count 0: some of these changes are parked. Section kind 6 with
+//! table 0 and count 0, then a version: the row stands for all versions from that one to its own; nothing is left of them.
 //! Inline metadata is the truth as long as the log row is above `folded`; later it only names the rows.
 
 use crate::block::{SHIFT, StoredRow};
@@ -62,6 +63,8 @@ impl TableList {
 pub struct Changes {
     pub tables: BTreeMap<u32, TableList>,
     pub parked: bool,
+    /// The first of the versions that an empty log row stands for; its header has the last.
+    pub empty_from: Option<u64>,
 }
 
 impl Changes {
@@ -97,6 +100,10 @@ impl Changes {
         if self.parked {
             head(&mut out, 0, 4, 0);
         }
+        if let Some(first) = self.empty_from {
+            head(&mut out, 0, 6, 0);
+            put(&mut out, first);
+        }
         out
     }
 
@@ -109,6 +116,10 @@ impl Changes {
             let count = dec.count()?;
             if kind == 4 {
                 changes.parked = true;
+                continue;
+            }
+            if kind == 6 {
+                changes.empty_from = Some(dec.u()?);
                 continue;
             }
             let list = changes.tables.entry(tbl).or_default();

@@ -179,12 +179,12 @@ impl Core {
         Ok(found?)
     }
 
-    /// Whether a living row stands in the table; it does not while required values are missing.
+    /// Whether a living row stands in the table; it does not while values are missing or refused.
     fn is_visible(&mut self, work: &Work) -> Result<bool> {
         if !work.meta.is_alive() {
             return Ok(false);
         }
-        if !work.table.cols.iter().any(|c| c.required) || !self.has_parked()? {
+        if !self.has_parked()? {
             return Ok(true);
         }
         if work.table.kind == KeyKind::Hashed {
@@ -252,19 +252,26 @@ fn merge_work(
             core.unpark_row(&work.table.name.clone(), &pk, inc.cl)?;
             Ok(1)
         }
-        Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc),
+        Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc, false),
         Causal::Same => same_life(engine, core, work, inc),
     }
 }
 
-fn new_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+fn new_life(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    inc: &Incoming<'_>,
+    refused: bool,
+) -> Result<i64> {
     let t = Rc::clone(&work.table);
     let known = work.meta.cl > 0;
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
     core.unpark_row(&t.name, &pk, inc.cl)?;
     work.spelling.clone_from(&inc.spelling);
     let have: ColSet = inc.cells.iter().map(|c| c.col).collect();
-    let complete = t.cols.iter().all(|c| !c.required || have.contains(c.id));
+    let complete = !refused && t.cols.iter().all(|c| !c.required || have.contains(c.id));
+    let reason = if refused { Reason::Constraint } else { Reason::Incomplete };
     let visible = work.meta.is_alive() && core.is_visible(work)?;
     if complete {
         put_row(engine, core, work, inc.cells)?;
@@ -273,15 +280,14 @@ fn new_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_
     }
     work.meta.cl = inc.cl;
     work.meta.groups.clear();
-    work.meta.sentinel = inc
-        .sentinel
-        .or_else(|| inc.cells.is_empty().then_some(inc.mark));
+    // A life that only cells told of has no sentinel: a made-up one would pass for a real one elsewhere.
+    work.meta.sentinel = inc.sentinel;
     work.touch(inc.mark.db_version);
     for c in inc.cells {
         if complete {
             take_cell(core, work, c);
         } else {
-            park_cell(core, work, &pk, c)?;
+            park_cell(core, work, &pk, c, reason)?;
         }
     }
     let resurrected = known && inc.sentinel.is_none() && !inc.cells.is_empty();
@@ -294,7 +300,13 @@ fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
     core.txn.high = core.txn.high.max(c.stamp.col_version);
 }
 
-fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>) -> Result<bool> {
+fn park_cell(
+    core: &mut Core,
+    work: &Work,
+    pk: &[u8],
+    c: &Cell<'_>,
+    reason: Reason,
+) -> Result<bool> {
     let Some(column) = work.table.column_by_id(c.col) else {
         return Ok(false);
     };
@@ -311,7 +323,7 @@ fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>) -> Result<bo
         seq: c.seq,
         reason: String::new(),
     };
-    core.park(&p, Reason::Incomplete)
+    core.park(&p, reason)
 }
 
 fn same_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
@@ -339,13 +351,101 @@ fn same_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'
         }
     }
     if !winners.is_empty() {
+        accepted += winners.len() as i64;
+        if retry_refused(engine, core, work, &winners)? {
+            return Ok(accepted);
+        }
         set_cells(engine, core, work, &winners)?;
         for c in &winners {
             take_cell(core, work, c);
         }
-        accepted += winners.len() as i64;
     }
     Ok(accepted)
+}
+
+/// What came of one row and is refused by a constraint of its table (rule 3.9 in its interim form): a new life is
+/// known but not shown, new values of a living row wait beside the old ones.
+pub fn park_refused(
+    engine: &Engine,
+    core: &mut Core,
+    at: (u32, u64),
+    inc: &Incoming<'_>,
+    why: Error,
+) -> Result<i64> {
+    let Some(mut work) = core.txn.works.remove(&at) else {
+        return Err(Error::damaged("work"));
+    };
+    let done = match causal(work.meta.cl, inc.cl) {
+        Causal::Create | Causal::Resurrect => new_life(engine, core, &mut work, inc, true),
+        Causal::Same if work.meta.is_alive() => wait_refused(engine, core, &mut work, inc),
+        // A trigger of the user's refuses a delete.
+        _ => Err(why),
+    };
+    core.txn.works.insert(at, work);
+    done
+}
+
+fn wait_refused(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
+    let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
+    let visible = core.is_visible(work)?;
+    let mut accepted = 0;
+    if let Some(new) = inc.sentinel {
+        accepted += i64::from(weigh_sentinel(engine, core, work, inc, new)?);
+    }
+    for c in inc.cells {
+        if !visible || weigh_cell(core, work, c)? == Verdict::Win {
+            accepted += i64::from(park_cell(core, work, &pk, c, Reason::Constraint)?);
+        }
+    }
+    Ok(accepted)
+}
+
+/// Tries values that were refused before together with new ones of the same row. False: there are none.
+fn retry_refused(engine: &Engine, core: &mut Core, work: &mut Work, winners: &[Cell<'_>]) -> Result<bool> {
+    if !core.has_parked()? {
+        return Ok(false);
+    }
+    let t = Rc::clone(&work.table);
+    let pk = Core::parked_key(&t, work.row, work.key.as_deref());
+    let waits = |p: &Parked| p.cl == work.meta.cl && p.reason == Reason::Constraint.name();
+    if !core.parked_of_row(&t.name, &pk)?.iter().any(waits) {
+        return Ok(false);
+    }
+    for c in winners {
+        park_cell(core, work, &pk, c, Reason::Constraint)?;
+    }
+    let parked = core.parked_of_row(&t.name, &pk)?;
+    let all = waiting(&t, work, &parked, Some(Reason::Constraint));
+    let mut cells: Vec<Cell<'_>> = Vec::new();
+    for (c, id) in &all {
+        if weigh_cell(core, work, c)? == Verdict::Win {
+            cells.push(*c);
+        } else {
+            core.unpark(*id)?;
+        }
+    }
+    match set_cells(engine, core, work, &cells) {
+        Err(Error::Constraint { .. }) => return Ok(true),
+        other => other?,
+    }
+    for (c, id) in &all {
+        if cells.iter().any(|won| won.col == c.col) {
+            take_cell(core, work, c);
+            core.unpark(*id)?;
+        }
+    }
+    Ok(true)
+}
+
+/// The parked cells of this life of a row whose columns are here, with the ids of their records.
+fn waiting<'p>(t: &Table, work: &Work, parked: &'p [Parked], reason: Option<Reason>) -> Vec<(Cell<'p>, i64)> {
+    let of_life = |p: &&Parked| p.cl == work.meta.cl && reason.is_none_or(|r| r.name() == p.reason);
+    let cell = |p: &'p Parked| {
+        let col = t.column(&p.cid)?.id;
+        let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
+        Some((Cell { col, stamp, seq: p.seq, val: p.val.as_ref() }, p.id))
+    };
+    parked.iter().filter(of_life).filter_map(cell).collect()
 }
 
 /// A sentinel of the life that the row already has: true if it is stored.
@@ -440,30 +540,10 @@ fn complete_row(
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
     let mut accepted = 0;
     for c in inc.cells {
-        accepted += i64::from(park_cell(core, work, &pk, c)?);
+        accepted += i64::from(park_cell(core, work, &pk, c, Reason::Incomplete)?);
     }
     let parked = core.parked_of_row(&t.name, &pk)?;
-    let waiting: Vec<(Cell<'_>, i64)> = parked
-        .iter()
-        .filter(|p| p.cl == work.meta.cl)
-        .filter_map(|p| {
-            let col = t.column(&p.cid)?.id;
-            let stamp = Stamp {
-                col_version: p.col_version,
-                db_version: p.db_version,
-                site: p.site,
-            };
-            Some((
-                Cell {
-                    col,
-                    stamp,
-                    seq: p.seq,
-                    val: p.val.as_ref(),
-                },
-                p.id,
-            ))
-        })
-        .collect();
+    let waiting = waiting(&t, work, &parked, None);
     let have: ColSet = waiting.iter().map(|(c, _)| c.col).collect();
     if !t.cols.iter().all(|c| !c.required || have.contains(c.id)) {
         return Ok(accepted);

@@ -6,6 +6,7 @@ use crate::core::Core;
 use crate::error::{Error, Result};
 use crate::value::{from_sql, to_sql};
 use rejoin_crdt::merge::{Verdict, by_value, by_version};
+use rejoin_crdt::meta::{ColSet, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::{Value, ValueRef};
 use rejoin_sqlite::{Stmt, ValueRef as Sql};
@@ -84,6 +85,61 @@ impl Core {
         let any = q.column_int(0) != 0;
         self.parked_rows = Some(any);
         Ok(any)
+    }
+
+    /// Whether a parked change of a column that is there can be tried: not if it waits for other values of its row.
+    pub fn is_due(&mut self, t: &Table, p: &Parked, col: u32) -> Result<bool> {
+        let known = t.column_by_id(col).is_some();
+        Ok(known && p.reason != Reason::Dropped.name() && p.reason != Reason::Incomplete.name())
+    }
+
+    /// A local insert meets a living row that waited for values: what waits becomes its past.
+    pub fn absorb_parked(&mut self, at: (u32, u64)) -> Result<()> {
+        if !self.has_parked()? {
+            return Ok(());
+        }
+        let Some(work) = self.txn.works.get(&at) else { return Ok(()) };
+        let (t, cl) = (std::rc::Rc::clone(&work.table), work.meta.cl);
+        let pk = Core::parked_key(&t, work.row, work.key.as_deref());
+        for p in self.parked_of_row(&t.name, &pk)?.into_iter().filter(|p| p.cl == cl) {
+            let Some(column) = t.column(&p.cid) else { continue };
+            let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
+            if let Some(work) = self.txn.works.get_mut(&at)
+                && work.meta.cell(column.id).is_none()
+            {
+                work.meta.write(ColSet::single(column.id), stamp, p.seq);
+            }
+            self.unpark(p.id)?;
+        }
+        Ok(())
+    }
+
+    /// What is parked of a row goes with it to its new key.
+    pub fn move_parked(&mut self, old: (u32, u64), new: (u32, u64)) -> Result<()> {
+        if !self.has_parked()? {
+            return Ok(());
+        }
+        let key = |core: &Core, at| {
+            let work = core.txn.works.get(&at)?;
+            let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
+            Some((work.table.name.clone(), pk, work.meta.cl))
+        };
+        let (Some((table, from, _)), Some((_, to, cl))) = (key(self, old), key(self, new)) else {
+            return Ok(());
+        };
+        let (db_version, site) = (self.next_db_version(), self.cfg.own);
+        let (clock, lamport) = (self.txn.clock.unwrap_or(0), self.cfg.lamport);
+        for p in self.parked_of_row(&table, &from)?.into_iter().filter(|p| p.cid != SENTINEL) {
+            self.unpark(p.id)?;
+            let col_version =
+                if lamport { p.col_version } else { rejoin_crdt::hlc::for_cell(p.col_version, clock) };
+            let seq = self.txn.seq;
+            self.txn.seq += 1;
+            let reason = if p.reason == Reason::Dropped.name() { Reason::Dropped } else { Reason::NoColumn };
+            let moved = Parked { pk: to.clone(), cl, col_version, db_version, site, seq, ..p };
+            self.park(&moved, reason)?;
+        }
+        Ok(())
     }
 
     fn query_parked(&self, condition: &str, params: &[Sql<'_>]) -> Result<Vec<Parked>> {
@@ -166,6 +222,7 @@ impl Core {
         ])?;
         self.parked_rows = Some(true);
         self.txn.parked.insert(p.db_version);
+        self.txn.parks += 1;
         self.txn.high = self
             .txn
             .high

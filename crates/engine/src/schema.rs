@@ -8,7 +8,7 @@ use crate::catalog::{
 use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, SCHEMA, quote};
-use crate::observe::Commit;
+use crate::observe::{Commit, commits};
 use rejoin_sqlite::{Db, ValueRef};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
@@ -107,15 +107,14 @@ impl Core {
     }
 
     /// The transaction is over.
-    pub fn end(&mut self, committed: bool) -> Option<Commit> {
+    pub fn end(&mut self, committed: bool) -> Vec<Commit> {
         let txn = std::mem::take(&mut self.txn);
         if !committed {
             self.stale = true;
-            self.catalog = Rc::default();
-            self.ready = false;
-            return None;
+            self.catalog_stale = true;
+            return Vec::new();
         }
-        (!txn.rows.is_empty()).then(|| Commit::new(self, txn.rows))
+        commits(txn)
     }
 
     /// Makes the metadata tables if the file has none.
@@ -158,12 +157,20 @@ impl Core {
         let index = SchemaIndex::read(self.db)?;
         let mut catalog = Catalog { cookie, ..Catalog::default() };
         for s in &saved_tables(self.db)? {
-            let Some(found) = index.find(s.id, &s.name) else { continue };
+            let Some(found) = index.find(s.id, &s.name) else {
+                // Only a DROP that stands ends the table's life: a rebuild drops and makes it in one transaction.
+                if !may_write && self.db.is_autocommit() {
+                    self.seen_gone.insert(s.id);
+                }
+                continue;
+            };
             let watched = self.cfg.owned || index.is_watched(s.id, &found.name);
             let user_triggers = index.has_user_triggers(&found.name);
             let known = self.catalog.get(s.id).filter(|t| {
                 let same = (&t.sql, &t.name, t.user_triggers) == (&found.sql, &found.name, user_triggers);
-                same && t.unwatched != watched
+                let id = |name: &str| s.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map(|c| c.id);
+                let whole = t.cols.len() == s.columns.len();
+                same && whole && t.unwatched != watched && t.cols.iter().all(|c| id(&c.name) == Some(c.id))
             });
             if let Some(known) = known {
                 catalog.insert_shared(Rc::clone(known));
@@ -182,12 +189,13 @@ impl Core {
             }
         }
         self.catalog = Rc::new(catalog);
+        self.catalog_stale = false;
         self.stores.clear();
         if writes {
             self.set_meta("schema", ValueRef::Integer(cookie))?;
             self.cfg.schema = cookie;
         }
-        Ok(())
+        self.hook.follow(self.db, self.cfg.owned, &self.catalog.sorted())
     }
 
     fn schema_version(&self) -> Result<i64> {
@@ -207,7 +215,8 @@ impl Core {
                 Some(found) => Some(found.clone()),
                 None => self.find_renamed(&index, &saved)?,
             };
-            let Some(found) = found else {
+            let Some(found) = found.filter(|_| !self.seen_gone.contains(&saved.id)) else {
+                self.seen_gone.remove(&saved.id);
                 self.forget_table(saved.id)?;
                 continue;
             };
@@ -255,7 +264,7 @@ impl Core {
         }
         self.follow_columns(saved, live)?;
         let rebuilt =
-            !watched || (self.cfg.owned && live.root != saved.root && live.sql != saved.sql);
+            !watched || (self.cfg.owned && live.root != saved.root);
         self.save_table(saved.id, live, kind, &key_names(&keys))?;
         if !watched {
             let columns = self.saved_columns(saved.id)?;

@@ -1,0 +1,533 @@
+//! Taking a changeset: whole, in one SQLite transaction, or not at all.
+//!
+//! Each foreign transaction that is new here gets a db_version and a log row of its own under the header that it came
+//! with; of those that are held, cells are skipped. What this connection wrote before in the same SQLite transaction
+//! is written out first, as a transaction of its own; what it writes later gets the next version.
+
+use crate::catalog::Table;
+use crate::changeset::wire;
+use crate::core::{Core, Header};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::merge::{Cell, Incoming, merge_row, park_refused};
+use crate::parked::{Parked, Reason, SENTINEL};
+use crate::rowwise::column;
+use rejoin_crdt::limits::{Poison, VERSION_MAX, check_col_version, check_version};
+use rejoin_crdt::meta::{Sentinel, Stamp};
+use rejoin_crdt::site::SiteId;
+use rejoin_crdt::vector::VersionVector;
+use rejoin_crdt::{ValueRef, chain};
+use rejoin_wire::{EmptyRange, Reader, Row, Transaction};
+use std::collections::HashMap;
+use std::rc::Rc;
+
+/// What came of a changeset.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Applied {
+    /// Transactions that were new here, those of which nothing was left included.
+    pub transactions: u64,
+    /// Rows of the changeset that were looked at.
+    pub rows: u64,
+    /// Changes (cells and sentinels) that were accepted.
+    pub cells_won: u64,
+    /// Changes that lost against what is here.
+    pub cells_lost: u64,
+    /// Accepted changes that wait: for a table, a column, a required value, or because a constraint refuses them.
+    pub parked: u64,
+    /// Transactions that were held already.
+    pub skipped: u64,
+}
+
+#[derive(Clone, Copy, Default)]
+pub struct Options {
+    /// Take changesets of databases that have nothing to do with this one.
+    pub any_lineage: bool,
+}
+
+fn poison(e: Poison) -> Error {
+    Error::Poison { why: e.to_string() }
+}
+
+fn malformed(why: &str) -> Error {
+    Error::Changeset { why: why.into() }
+}
+
+pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied> {
+    let reader = Reader::open(bytes).map_err(wire)?;
+    engine.make_ready()?;
+    let done = engine.scoped("crsql_apply", || {
+        engine.join()?;
+        engine.flush()?;
+        let rowid = engine.db.last_insert_rowid();
+        let mut core = engine.core()?;
+        core.refresh(true)?;
+        let done = whole(engine, &mut core, &reader, options);
+        engine.db.set_last_insert_rowid(rowid);
+        done
+    });
+    if let Err(Error::Gap { site, .. } | Error::Fork { site, .. }) = &done {
+        note_rollback(engine, site, &reader)?;
+    }
+    done
+}
+
+/// A peer that knows more of our own site than we do: this file was rolled back, and must not write under that id again.
+fn note_rollback(engine: &Engine, site: &str, reader: &Reader<'_>) -> Result<()> {
+    let behind = {
+        let mut core = engine.core()?;
+        core.refresh(false)?;
+        let own = core.own_site();
+        let max = core.vector.max(&own);
+        let ours = |r: &&EmptyRange| reader.sites().get(r.site as usize) == Some(&own) && r.to > max;
+        own.to_string() == site && reader.base().iter().any(|r| ours(&r))
+    };
+    if behind {
+        new_site(engine)?;
+    }
+    Ok(())
+}
+
+/// `crsql_new_site_id()`: from here on this replica writes under another id; it keeps its data.
+pub fn new_site(engine: &Engine) -> Result<SiteId> {
+    engine.make_ready()?;
+    engine.scoped("crsql_new_site", || {
+        engine.join()?;
+        engine.flush()?;
+        let mut core = engine.core()?;
+        core.refresh(true)?;
+        core.next_txn();
+        core.take_new_site()
+    })
+}
+
+impl Core {
+    /// The open SQLite transaction goes on with another transaction of the log.
+    fn next_txn(&mut self) {
+        let newest = self.txn.rows.iter().map(|r| r.db_version).max().unwrap_or(0);
+        let base = self.tail.db_version.max(self.txn.base_db_version).max(newest);
+        let (lsn, txn) = (self.tail.lsn, &mut self.txn);
+        if txn.bases.is_empty() {
+            txn.bases.push((txn.committed_lsn, txn.base_db_version));
+        }
+        txn.bases.push((lsn, base));
+        txn.local = None;
+        txn.base_db_version = base;
+        txn.pending = txn.pending.filter(|p| *p > base);
+        txn.seq = 0;
+        txn.clock = None;
+    }
+
+    fn take_new_site(&mut self) -> Result<SiteId> {
+        let id = SiteId(crate::schema::random_id()?);
+        let ordinal = self.intern_site(id)?;
+        self.set_meta("site", rejoin_sqlite::ValueRef::Integer(i64::from(ordinal)))?;
+        self.cfg.own = ordinal;
+        Ok(id)
+    }
+}
+
+fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options) -> Result<Applied> {
+    if let (Some(ours), Some(theirs)) = (core.cfg.lineage, reader.header().lineage)
+        && ours != theirs
+        && !options.any_lineage
+    {
+        let hex = |id: [u8; 16]| SiteId(id).to_string();
+        return Err(Error::OtherLineage { ours: hex(ours), theirs: hex(theirs) });
+    }
+    core.next_txn();
+    check_base(core, reader)?;
+    check_chains(core, reader)?;
+    let mut a = Applying::new(engine, core, reader)?;
+    if a.applied.transactions == 0 {
+        return Ok(a.applied);
+    }
+    for index in 0..reader.table_count() {
+        a.table(index)?;
+    }
+    let applied = a.finish()?;
+    core.txn.rows_impacted += applied.cells_won as i64;
+    core.next_txn();
+    Ok(applied)
+}
+
+fn site_of(reader: &Reader<'_>, index: u32) -> Result<SiteId> {
+    reader.sites().get(index as usize).copied().ok_or_else(|| malformed("it names a site that it does not list"))
+}
+
+/// What the sender took for granted must be here.
+fn check_base(core: &Core, reader: &Reader<'_>) -> Result<()> {
+    let mut base = VersionVector::new();
+    for r in reader.base() {
+        base.insert_range(site_of(reader, r.site)?, r.from..=r.to);
+    }
+    let missing = base.missing_from(&core.vector);
+    let first = missing.iter().find_map(|(site, ranges)| ranges.iter().next().map(|r| (site.to_string(), r)));
+    match first {
+        None => Ok(()),
+        Some((site, range)) => Err(Error::Gap { site, from: *range.start(), to: *range.end() }),
+    }
+}
+
+/// A run of versions with the hash of its last, as the changeset tells it.
+struct Told {
+    site: SiteId,
+    from: u64,
+    to: u64,
+    chain: u64,
+    nonce: Option<u64>,
+}
+
+/// No version may have another history here than there.
+fn check_chains(core: &mut Core, reader: &Reader<'_>) -> Result<()> {
+    let mut told: Vec<Told> = Vec::new();
+    for t in reader.transactions() {
+        let site = site_of(reader, t.origin)?;
+        told.push(Told { site, from: t.version, to: t.version, chain: t.chain, nonce: Some(t.nonce) });
+    }
+    for r in reader.empty_ranges() {
+        told.push(Told { site: site_of(reader, r.site)?, from: r.from, to: r.to, chain: r.chain, nonce: None });
+    }
+    told.sort_by_key(|t| (t.site, t.from));
+    if told.windows(2).any(|w| w[0].site == w[1].site && w[1].from <= w[0].to) {
+        return Err(malformed("it lists a transaction twice"));
+    }
+    let mut heads: Vec<(SiteId, u64, u64)> = told.iter().map(|t| (t.site, t.to, t.chain)).collect();
+    for r in reader.base() {
+        heads.push((site_of(reader, r.site)?, r.to, r.chain));
+    }
+    let mut wanted: Vec<(SiteId, u64)> = heads.iter().map(|h| (h.0, h.1)).collect();
+    wanted.extend(told.iter().filter(|t| t.from > 1).map(|t| (t.site, t.from - 1)));
+    let ours = core.chains_at(&wanted)?;
+    let fork = |site: SiteId, version| Err(Error::Fork { site: site.to_string(), version });
+    for (site, version, chain) in heads {
+        if chain != 0 && ours.get(&(site, version)).is_some_and(|c| *c != chain) {
+            return fork(site, version);
+        }
+    }
+    let mut before: Option<&Told> = None;
+    for t in &told {
+        let previous = match before.filter(|b| b.site == t.site && b.to + 1 == t.from) {
+            Some(b) => Some(b.chain).filter(|c| *c != 0),
+            None if t.from == 1 => Some(0),
+            None => ours.get(&(t.site, t.from - 1)).copied(),
+        };
+        if let (Some(previous), Some(nonce)) = (previous, t.nonce)
+            && chain::next(previous, t.from, nonce) != t.chain
+        {
+            return fork(t.site, t.from);
+        }
+        before = Some(t);
+    }
+    Ok(())
+}
+
+impl Core {
+    /// The chain hashes that are known of these versions.
+    fn chains_at(&mut self, wanted: &[(SiteId, u64)]) -> Result<HashMap<(SiteId, u64), u64>> {
+        let mut found = HashMap::new();
+        let mut left: HashMap<(u32, u64), SiteId> = HashMap::new();
+        for (site, version) in wanted.iter().filter(|(s, v)| self.vector.contains(s, *v)) {
+            let Some(ordinal) = self.sites.ordinal(site) else { continue };
+            match self.chains.get(&ordinal) {
+                Some((v, chain)) if v == version => drop(found.insert((*site, *version), *chain)),
+                _ => drop(left.insert((ordinal, *version), *site)),
+            }
+        }
+        if !left.is_empty() {
+            let mut q = self
+                .db
+                .prepare_transient("SELECT site, version, chain FROM main.crsql_log ORDER BY id DESC")?;
+            while !left.is_empty() && q.step()? {
+                let at = (q.column_int(0) as u32, q.column_int(1) as u64);
+                if let Some(site) = left.remove(&at) {
+                    found.insert((site, at.1), q.column_int(2) as u64);
+                }
+            }
+        }
+        // 0: it was not known when the version came as part of an empty range.
+        found.retain(|_, chain| *chain != 0);
+        Ok(found)
+    }
+}
+
+/// The local name of something in the changeset.
+struct Here {
+    table: Option<Rc<Table>>,
+    /// Column ids, or why the cells of the column wait.
+    columns: Vec<std::result::Result<u32, Reason>>,
+}
+
+struct Applying<'a> {
+    engine: &'a Engine,
+    core: &'a mut Core,
+    reader: &'a Reader<'a>,
+    /// Per transaction of the changeset its local db_version; None: it is held already.
+    versions: Vec<Option<i64>>,
+    /// Ranges of which nothing is left and which are new here.
+    empty: Vec<(SiteId, u64, u64, u64)>,
+    sites: Vec<Option<u32>>,
+    now: i64,
+    /// Column versions up to here are known to be good.
+    good: i64,
+    applied: Applied,
+}
+
+impl<'a> Applying<'a> {
+    fn new(engine: &'a Engine, core: &'a mut Core, reader: &'a Reader<'a>) -> Result<Applying<'a>> {
+        let now = (core.now_ms)();
+        let mut a = Applying {
+            versions: vec![None; reader.transactions().len()],
+            empty: Vec::new(),
+            sites: vec![None; reader.sites().len()],
+            applied: Applied::default(),
+            good: 0,
+            now,
+            engine,
+            core,
+            reader,
+        };
+        a.take_ranges()?;
+        a.take_transactions()?;
+        Ok(a)
+    }
+
+    fn site(&mut self, index: u32) -> Result<u32> {
+        if let Some(Some(ordinal)) = self.sites.get(index as usize) {
+            return Ok(*ordinal);
+        }
+        let ordinal = self.core.intern_site(site_of(self.reader, index)?)?;
+        if let Some(slot) = self.sites.get_mut(index as usize) {
+            *slot = Some(ordinal);
+        }
+        Ok(ordinal)
+    }
+
+    fn take_ranges(&mut self) -> Result<()> {
+        for r in self.reader.empty_ranges() {
+            let site = site_of(self.reader, r.site)?;
+            let mut all = VersionVector::new();
+            all.insert_range(site, r.from..=r.to);
+            let fresh = all.missing_from(&self.core.vector);
+            let held = crate::changeset::count(&all) - crate::changeset::count(&fresh);
+            self.applied.skipped += held;
+            for range in fresh.ranges(&site).into_iter().flat_map(|r| r.iter()) {
+                let (from, to) = (*range.start(), *range.end());
+                self.applied.transactions += to - from + 1;
+                self.empty.push((site, from, to, if to == r.to { r.chain } else { 0 }));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives each transaction that is new here its db_version, in the sender's order.
+    fn take_transactions(&mut self) -> Result<()> {
+        let mut fresh: Vec<(usize, &Transaction)> = Vec::new();
+        for (i, t) in self.reader.transactions().iter().enumerate() {
+            if self.core.vector.contains(&site_of(self.reader, t.origin)?, t.version) {
+                self.applied.skipped += 1;
+            } else {
+                fresh.push((i, t));
+            }
+        }
+        fresh.sort_by_key(|(i, t)| (t.db_version, *i));
+        let own = self.core.own_site();
+        let mine = fresh.iter().any(|(_, t)| site_of(self.reader, t.origin).is_ok_and(|s| s == own));
+        if mine || self.empty.iter().any(|r| r.0 == own) {
+            self.core.take_new_site()?;
+        }
+        let mut db_version = self.core.txn.base_db_version;
+        for (i, t) in fresh {
+            db_version += 1;
+            check_version("db_version", db_version).map_err(poison)?;
+            check_col_version(t.clock, self.now, self.core.cfg.drift_ms).map_err(poison)?;
+            let site = self.site(t.origin)?;
+            let Transaction { version, clock, nonce, chain, .. } = *t;
+            self.core.txn.applied.insert(db_version, Header { site, version, clock, nonce, chain });
+            self.core.txn.due.push(db_version);
+            if let Some(slot) = self.versions.get_mut(i) {
+                *slot = Some(db_version);
+            }
+            self.applied.transactions += 1;
+        }
+        self.core.txn.pending = Some(db_version.max(self.core.txn.pending.unwrap_or(0)));
+        Ok(())
+    }
+
+    #[inline]
+    fn local(&self, transaction: i64) -> Option<i64> {
+        self.versions.get(transaction as usize).copied().flatten()
+    }
+
+    fn table(&mut self, index: usize) -> Result<()> {
+        let reader: &'a Reader<'a> = self.reader;
+        let mut rows = reader.table(index).map_err(wire)?;
+        let table = self.core.catalog.find(rows.name()).cloned();
+        let mut columns = Vec::with_capacity(rows.columns().len());
+        for name in rows.columns() {
+            columns.push(match &table {
+                Some(t) => column(self.core, t, name)?,
+                None => Err(Reason::NoTable),
+            });
+        }
+        let here = Here { table, columns };
+        let (name, names) = (rows.name(), rows.columns().to_vec());
+        let mut cells: Vec<Cell<'_>> = Vec::new();
+        while let Some(row) = rows.next_row().map_err(wire)? {
+            // The values borrow from the reader's buffer, which is used again for the next row.
+            let mut these = reuse(cells);
+            let done = self.row(&here, name, &names, &row, &mut these);
+            cells = reuse(these);
+            done?;
+        }
+        Ok(())
+    }
+
+    fn row<'r>(
+        &mut self,
+        here: &Here,
+        name: &str,
+        names: &[&str],
+        row: &Row<'r>,
+        cells: &mut Vec<Cell<'r>>,
+    ) -> Result<()> {
+        let meta = row.meta;
+        let sentinel = match meta.sentinel.and_then(|s| Some((s, self.local(s.db_version)?))) {
+            Some((s, db_version)) => Some(Sentinel { db_version, site: self.site(s.site)?, seq: s.seq }),
+            None => None,
+        };
+        let mut waiting: Vec<(usize, Cell<'r>, Reason)> = Vec::new();
+        if meta.cl & 1 == 1 {
+            for (&col, &val) in row.columns.iter().zip(row.values) {
+                let Some((stamp, seq)) = meta.cell(col) else { continue };
+                let Some(db_version) = self.local(stamp.db_version) else { continue };
+                if stamp.col_version > self.good {
+                    let drift_ms = self.core.cfg.drift_ms;
+                    self.good = check_col_version(stamp.col_version, self.now, drift_ms).map_err(poison)?;
+                }
+                let stamp = Stamp { db_version, site: self.site(stamp.site)?, ..stamp };
+                match here.columns.get(col as usize) {
+                    Some(Ok(id)) => cells.push(Cell { col: *id, stamp, seq, val }),
+                    Some(Err(reason)) => waiting.push((col as usize, Cell { col: 0, stamp, seq, val }, *reason)),
+                    None => return Err(malformed("a row names a column that is not listed")),
+                }
+            }
+        }
+        let offered = cells.len() + waiting.len() + usize::from(sentinel.is_some());
+        if offered == 0 {
+            return Ok(());
+        }
+        self.applied.rows += 1;
+        let accepted = match &here.table {
+            Some(t) => self.merge(t, names, row, sentinel, cells, &waiting)?,
+            None => self.park_unknown(name, names, row, sentinel, &waiting)?,
+        };
+        self.applied.cells_won += accepted as u64;
+        self.applied.cells_lost += offered.saturating_sub(accepted as usize) as u64;
+        Ok(())
+    }
+
+    fn merge(
+        &mut self,
+        t: &Rc<Table>,
+        names: &[&str],
+        row: &Row<'_>,
+        sentinel: Option<Sentinel>,
+        cells: &[Cell<'_>],
+        waiting: &[(usize, Cell<'_>, Reason)],
+    ) -> Result<i64> {
+        let cl = row.meta.cl;
+        let at = self.core.work_foreign(t, row.key)?;
+        let spelling = if t.plain {
+            None
+        } else if sentinel.is_some() {
+            crate::value::identity_of_foreign(t, row.key)?.spelling
+        } else {
+            self.core.txn.works.get(&at).and_then(|w| w.spelling.clone())
+        };
+        let newest = cells.first().or_else(|| waiting.first().map(|w| &w.1)).map(|c| (c.stamp, c.seq));
+        let mark = newest.map(|(s, seq)| Sentinel { db_version: s.db_version, site: s.site, seq });
+        let Some(mark) = sentinel.or(mark) else { return Ok(0) };
+        let incoming = Incoming { cl, sentinel, mark, cells, spelling };
+        let mut accepted = match merge_row(self.engine, self.core, at, &incoming) {
+            Err(e @ Error::Constraint { .. }) => park_refused(self.engine, self.core, at, &incoming, e)?,
+            other => other?,
+        };
+        if waiting.is_empty() {
+            return Ok(accepted);
+        }
+        let Some(work) = self.core.txn.works.get(&at) else { return Err(Error::damaged("work")) };
+        if work.meta.cl != cl {
+            return Ok(accepted);
+        }
+        let (table, pk) = (t.name.clone(), Core::parked_key(t, work.row, work.key.as_deref()));
+        for (col, cell, reason) in waiting {
+            let p = parked(&table, &pk, names.get(*col).copied().unwrap_or_default(), cell, cl);
+            accepted += i64::from(self.core.park(&p, *reason)?);
+        }
+        Ok(accepted)
+    }
+
+    /// A row of a table that this replica does not have.
+    fn park_unknown(
+        &mut self,
+        name: &str,
+        names: &[&str],
+        row: &Row<'_>,
+        sentinel: Option<Sentinel>,
+        waiting: &[(usize, Cell<'_>, Reason)],
+    ) -> Result<i64> {
+        rejoin_crdt::key::unpack(row.key)
+            .map_err(|e| Error::Changeset { why: format!("a key of table \"{name}\": {e}") })?;
+        let cl = row.meta.cl;
+        let mut accepted = 0;
+        if let Some(s) = sentinel {
+            let stamp = Stamp { col_version: i64::from(cl), db_version: s.db_version, site: s.site };
+            let cell = Cell { col: 0, stamp, seq: s.seq, val: ValueRef::Null };
+            accepted += i64::from(self.core.park(&parked(name, row.key, SENTINEL, &cell, cl), Reason::NoTable)?);
+        }
+        for (col, cell, reason) in waiting {
+            let p = parked(name, row.key, names.get(*col).copied().unwrap_or_default(), cell, cl);
+            accepted += i64::from(self.core.park(&p, *reason)?);
+        }
+        Ok(accepted)
+    }
+
+    /// Writes the metadata and the log rows.
+    fn finish(self) -> Result<Applied> {
+        let core = self.core;
+        let parked = std::mem::take(&mut core.txn.parks);
+        core.write_out()?;
+        let db_version = core.tail.db_version.max(core.txn.base_db_version);
+        for (site, from, to, chain) in self.empty {
+            if to > VERSION_MAX as u64 {
+                return Err(malformed("a version out of range"));
+            }
+            let site = core.intern_site(site)?;
+            core.log_range(db_version, Header { site, version: to, clock: 0, nonce: 0, chain }, from)?;
+        }
+        Ok(Applied { parked, ..self.applied })
+    }
+}
+
+/// The allocation of a vector, for items that live shorter or longer.
+fn reuse<'b>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
+    cells.clear();
+    cells.into_iter().map(|c| Cell { val: ValueRef::Null, ..c }).collect()
+}
+
+fn parked(table: &str, pk: &[u8], cid: &str, cell: &Cell<'_>, cl: u32) -> Parked {
+    Parked {
+        id: 0,
+        table: table.to_owned(),
+        pk: pk.to_vec(),
+        cid: cid.to_owned(),
+        val: cell.val.to_owned(),
+        col_version: cell.stamp.col_version,
+        db_version: cell.stamp.db_version,
+        site: cell.stamp.site,
+        cl,
+        seq: cell.seq,
+        reason: String::new(),
+    }
+}

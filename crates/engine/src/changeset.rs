@@ -1,0 +1,715 @@
+//! Making a changeset: one cut of the log, up to its end.
+//!
+//! A changeset holds all log rows that the reader lacks, and of the rows that they name the cells whose db_version is
+//! one of theirs. Transactions of which nothing is left travel as empty ranges. What the sender took the reader to hold
+//! is the base; a reader that lacks part of it must ask again. Parked changes travel by the names they came under.
+
+use crate::catalog::{KeyKind, Table};
+use crate::core::{Core, Header, LogRow, read_log_head};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::format::quote;
+use crate::image::{RowReader, Target};
+use crate::log::{Changes, union};
+use crate::parked::{Parked, SENTINEL};
+use crate::store::Loc;
+use crate::value::{from_sql, shown_key};
+use rejoin_crdt::ValueRef;
+use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
+use rejoin_crdt::site::SiteId;
+use rejoin_crdt::vector::VersionVector;
+use rejoin_sqlite::{Db, Stmt};
+use rejoin_wire::{EmptyRange, GroupRecord, RowRecord, Transaction, Writer};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::rc::Rc;
+
+/// The next row is found by stepping when it is at most this far.
+const STEP_MAX: i64 = 12;
+
+pub fn wire(e: rejoin_wire::Error) -> Error {
+    Error::Changeset { why: e.to_string() }
+}
+
+/// For whom a changeset is made.
+#[derive(Clone, Copy)]
+pub enum Reader<'a> {
+    /// One who has everything up to a db_version of this replica, and all of one site.
+    Since(i64, Option<SiteId>),
+    /// One who has this.
+    Vector(&'a VersionVector),
+}
+
+/// A changeset, and how many transactions and empty versions it brings: 0 is nothing new.
+pub struct Made {
+    pub bytes: Vec<u8>,
+    pub versions: u64,
+}
+
+/// Makes a changeset of what is committed.
+pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
+    // One read transaction: a state that never was must not leave.
+    engine.scoped("crsql_changeset", || {
+        if engine.is_joined() {
+            engine.flush()?;
+        }
+        let mut core = engine.core()?;
+        core.refresh(false)?;
+        if !core.ready {
+            return Ok(Made { bytes: Vec::new(), versions: 0 });
+        }
+        core.settle_rows()?;
+        if !core.txn.rows.is_empty() {
+            return Err(Error::State {
+                why: "a changeset cannot be made while this transaction has written to replicated tables: commit first"
+                    .into(),
+            });
+        }
+        let cut = core.cut(reader)?;
+        export(&mut core, cut)
+    })
+}
+
+/// What goes into a changeset.
+struct Cut {
+    rows: Vec<LogRow>,
+    /// The versions that it brings.
+    brings: VersionVector,
+    base: VersionVector,
+}
+
+/// The first of the versions that a log row stands for.
+fn first_version(row: &LogRow) -> u64 {
+    row.changes.empty_from.unwrap_or(row.header.version)
+}
+
+const LOG: &str = "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log";
+
+impl Core {
+    fn cut(&mut self, reader: Reader<'_>) -> Result<Cut> {
+        let (rows, brings, excluded) = match reader {
+            Reader::Since(since, excluded) => {
+                let mut rows = self.rows_since(since)?;
+                let excluded_ordinal = excluded.and_then(|id| self.sites.ordinal(&id));
+                rows.retain(|r| Some(r.header.site) != excluded_ordinal);
+                let mut brings = VersionVector::new();
+                for row in &rows {
+                    if let Some(site) = self.sites.id(row.header.site) {
+                        brings.insert_range(site, first_version(row)..=row.header.version);
+                    }
+                }
+                (rows, brings, excluded)
+            }
+            Reader::Vector(theirs) => {
+                let brings = self.vector.missing_from(theirs);
+                (self.rows_of(&brings)?, brings, None)
+            }
+        };
+        let mut base = self.vector.missing_from(&brings);
+        if let Some(site) = excluded {
+            let mut all = VersionVector::new();
+            all.insert_range(site, 1..=u64::MAX);
+            base = base.missing_from(&all);
+        }
+        Ok(Cut { rows, brings, base })
+    }
+
+    /// The log rows after a db_version, and those of the same transactions before it.
+    fn rows_since(&mut self, since: i64) -> Result<Vec<LogRow>> {
+        let first = self.first_log_row(since)?;
+        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id >= ?1 ORDER BY id"))?;
+        q.bind_int(1, first)?;
+        let mut rows: Vec<LogRow> = Vec::new();
+        let mut at_since: Option<(u32, u64)> = None;
+        while q.step()? {
+            let mut row = read_log_head(&q)?;
+            let txn = (row.header.site, row.header.version);
+            if row.db_version < since || (row.db_version == since && *at_since.get_or_insert(txn) == txn) {
+                continue;
+            }
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
+            rows.push(row);
+        }
+        drop(q);
+        let Some(head) = rows.first().map(|r| (r.header, r.lsn)) else { return Ok(rows) };
+        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id < ?1 ORDER BY id DESC"))?;
+        q.bind_int(1, head.1)?;
+        while q.step()? {
+            let mut row = read_log_head(&q)?;
+            if (row.header.site, row.header.version) != (head.0.site, head.0.version) {
+                break;
+            }
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
+            rows.insert(0, row);
+        }
+        Ok(rows)
+    }
+
+    /// The log rows of these versions, in log order: read from the end until all are found.
+    fn rows_of(&mut self, wanted: &VersionVector) -> Result<Vec<LogRow>> {
+        let mut left: u64 = count(wanted);
+        let mut rows: Vec<LogRow> = Vec::new();
+        let mut seen: HashSet<(u32, u64)> = HashSet::new();
+        let mut q = self.db.prepare_transient(&format!("{LOG} ORDER BY id DESC"))?;
+        while q.step()? {
+            let mut row = read_log_head(&q)?;
+            let (h, site) = (row.header, self.sites.id(row.header.site).unwrap_or_default());
+            let known = seen.contains(&(h.site, h.version));
+            if left == 0 && !known {
+                break;
+            }
+            if h.version == 0 || !wanted.contains(&site, h.version) {
+                continue;
+            }
+            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
+            if !known {
+                seen.insert((h.site, h.version));
+                let mut here = VersionVector::new();
+                here.insert_range(site, first_version(&row)..=h.version);
+                let unwanted = count(&here.missing_from(wanted));
+                left = left.saturating_sub(h.version - first_version(&row) + 1 - unwanted);
+            }
+            rows.push(row);
+        }
+        rows.reverse();
+        Ok(rows)
+    }
+
+    /// The chain hash of the last version of a range, 0 if it is not known.
+    fn chain_of(&self, site: &SiteId, version: u64) -> u64 {
+        let head = self.sites.ordinal(site).and_then(|o| self.chains.get(&o));
+        head.filter(|h| h.0 == version).map_or(0, |h| h.1)
+    }
+}
+
+/// How many versions a vector holds.
+pub fn count(v: &VersionVector) -> u64 {
+    v.iter().flat_map(|(_, r)| r.iter()).map(|r| r.end() - r.start() + 1).sum()
+}
+
+/// A transaction of the cut; it is written into the changeset when the first of its cells is.
+struct Txn {
+    header: Header,
+    db_version: i64,
+    index: Option<u32>,
+    relay: bool,
+}
+
+struct Export {
+    writer: Writer,
+    txns: Vec<Txn>,
+    by_name: HashMap<(u32, u64), u32>,
+    /// Which transaction a local db_version is of, ascending.
+    versions: Vec<(i64, u32)>,
+    /// The last answer of `txn_of`.
+    last: (i64, Option<u32>),
+    /// Local ordinals to indexes in the changeset.
+    sites: HashMap<u32, u32>,
+    last_site: (u32, u32),
+    record: RowRecord,
+    live: ColSet,
+    key: Vec<u8>,
+}
+
+/// A table as it stands in the changeset.
+struct Listed {
+    table: Rc<Table>,
+    /// Column ids, ascending, as listed.
+    ids: Vec<u32>,
+    /// The ids are 0, 1, 2 ...
+    dense: bool,
+    begun: bool,
+}
+
+impl Listed {
+    fn new(table: &Rc<Table>) -> Listed {
+        let mut ids: Vec<u32> = table.cols.iter().map(|c| c.id).collect();
+        ids.sort_unstable();
+        let dense = ids.iter().enumerate().all(|(i, id)| i == *id as usize);
+        Listed { table: Rc::clone(table), ids, dense, begun: false }
+    }
+
+    fn names(&self) -> Vec<&str> {
+        self.ids.iter().filter_map(|id| self.table.column_by_id(*id)).map(|c| c.name.as_str()).collect()
+    }
+
+    fn index(&self, id: u32) -> Option<u32> {
+        self.ids.binary_search(&id).ok().map(|i| i as u32)
+    }
+
+    fn indexes(&self, ids: &ColSet) -> ColSet {
+        if self.dense { ids.clone() } else { ids.iter().filter_map(|id| self.index(id)).collect() }
+    }
+
+    /// The columns in the order of the changeset, then those of the key.
+    fn select(&self) -> String {
+        let names: Vec<String> = self
+            .names()
+            .into_iter()
+            .chain(self.table.keys.iter().map(|k| k.name.as_str()))
+            .map(quote)
+            .collect();
+        names.join(", ")
+    }
+}
+
+fn export(core: &mut Core, cut: Cut) -> Result<Made> {
+    let header = rejoin_wire::Header { site: core.own_site(), lineage: core.cfg.lineage };
+    let mut e = Export {
+        writer: Writer::new(header),
+        txns: Vec::new(),
+        by_name: HashMap::new(),
+        versions: Vec::new(),
+        last: (-1, None),
+        sites: HashMap::new(),
+        last_site: (u32::MAX, 0),
+        record: RowRecord::default(),
+        live: ColSet::EMPTY,
+        key: Vec::new(),
+    };
+    let mut plans: BTreeMap<u32, Plan> = BTreeMap::new();
+    let mut parked: BTreeSet<i64> = BTreeSet::new();
+    let mut chains: HashMap<(SiteId, u64), u64> = HashMap::new();
+    for row in cut.rows {
+        chains.insert((core.sites.id(row.header.site).unwrap_or_default(), row.header.version), row.header.chain);
+        if row.changes.empty_from.is_none() {
+            e.add_txn(&row);
+        }
+        if row.changes.parked {
+            parked.insert(row.db_version);
+        }
+        for (tbl, list) in row.changes.tables {
+            let plan = plans.entry(tbl).or_default();
+            plan.single.extend(list.inline.into_keys());
+            plan.blocks.extend(list.blocks);
+            plan.keys.extend(list.keys);
+        }
+    }
+    e.versions.sort_by_key(|v| v.0);
+    e.versions.dedup_by(|later, first| {
+        let same = later.0 == first.0;
+        if same {
+            first.1 = later.1;
+        }
+        same
+    });
+    for (tbl, plan) in plans {
+        if let Some(table) = core.catalog.get(tbl).cloned() {
+            e.table(core, &table, plan)?;
+        }
+    }
+    e.parked(core, &parked)?;
+    let versions = count(&cut.brings);
+    e.ranges(core, &cut.brings, &cut.base, &chains);
+    let bytes = e.writer.finish(true).map_err(wire)?;
+    Ok(Made { bytes, versions })
+}
+
+/// What of a table is listed.
+#[derive(Default)]
+struct Plan {
+    single: Vec<Loc>,
+    blocks: Vec<(i64, i64)>,
+    keys: Vec<(Rc<[u8]>, Rc<[u8]>)>,
+}
+
+impl Plan {
+    fn settle(&mut self) {
+        self.blocks = union(std::mem::take(&mut self.blocks));
+        self.keys.sort();
+        let mut keys: Vec<(Rc<[u8]>, Rc<[u8]>)> = Vec::with_capacity(self.keys.len());
+        for (from, to) in std::mem::take(&mut self.keys) {
+            match keys.last_mut() {
+                Some(last) if from <= last.1 => {
+                    if last.1 < to {
+                        last.1 = to;
+                    }
+                }
+                _ => keys.push((from, to)),
+            }
+        }
+        self.keys = keys;
+        let (blocks, keys) = (&self.blocks, &self.keys);
+        self.single.retain(|loc| match loc {
+            Loc::Row(row) => {
+                let block = row >> crate::block::SHIFT;
+                let i = blocks.partition_point(|b| b.1 < block);
+                blocks.get(i).is_none_or(|b| block < b.0)
+            }
+            Loc::Key(key) => {
+                let i = keys.partition_point(|k| k.1 < *key);
+                keys.get(i).is_none_or(|k| *key < k.0)
+            }
+        });
+        self.single.sort_unstable();
+        self.single.dedup();
+    }
+}
+
+/// Reads rows of the user's table by ascending rowid.
+struct Rows {
+    stmt: Stmt,
+    columns: usize,
+    keys: usize,
+    at: Option<i64>,
+}
+
+impl Rows {
+    fn new(db: Db, listed: &Listed) -> Result<Rows> {
+        let t = &listed.table;
+        let sql = format!(
+            "SELECT {}, {rowid} FROM {} WHERE {rowid} >= ?1 ORDER BY {rowid}",
+            listed.select(),
+            t.quoted(),
+            rowid = t.rowid
+        );
+        Ok(Rows { stmt: db.prepare_transient(&sql)?, columns: listed.ids.len(), keys: t.keys.len(), at: None })
+    }
+
+    /// Stands on the row afterwards, if it is there.
+    fn seek(&mut self, row: i64) -> Result<bool> {
+        if self.at.is_none_or(|at| row < at || row - at > STEP_MAX) {
+            self.stmt.reset();
+            self.stmt.bind_int(1, row)?;
+            self.at = Some(i64::MIN);
+            self.step()?;
+        }
+        while self.at.is_some_and(|at| at < row) {
+            self.step()?;
+        }
+        Ok(self.at == Some(row))
+    }
+
+    fn step(&mut self) -> Result<()> {
+        let there = self.stmt.step()?;
+        self.at = there.then(|| self.stmt.column_int((self.columns + self.keys) as i32));
+        Ok(())
+    }
+
+    fn key(&self, out: &mut Vec<u8>) -> Result<()> {
+        out.clear();
+        let values = (0..self.keys).map(|n| from_sql(self.stmt.column((self.columns + n) as i32)));
+        rejoin_crdt::key::pack_into(out, values).map_err(|e| Error::damaged(e.to_string()))
+    }
+}
+
+impl Export {
+    fn add_txn(&mut self, row: &LogRow) {
+        let next = self.txns.len() as u32;
+        let i = *self.by_name.entry((row.header.site, row.header.version)).or_insert(next);
+        if i == next {
+            self.txns.push(Txn { header: row.header, db_version: row.db_version, index: None, relay: false });
+        }
+        self.versions.push((row.db_version, i));
+    }
+
+    fn txn_of(&mut self, db_version: i64) -> Option<u32> {
+        if self.last.0 != db_version {
+            let found = self.versions.binary_search_by_key(&db_version, |v| v.0).ok();
+            self.last = (db_version, found.and_then(|i| self.versions.get(i)).map(|v| v.1));
+        }
+        self.last.1
+    }
+
+    fn site(&mut self, core: &Core, ordinal: u32) -> u32 {
+        if self.last_site.0 != ordinal {
+            let writer = &mut self.writer;
+            let id = || core.sites.id(ordinal).unwrap_or_default();
+            let index = *self.sites.entry(ordinal).or_insert_with(|| writer.site(&id()));
+            self.last_site = (ordinal, index);
+        }
+        self.last_site.1
+    }
+
+    /// The index in the changeset of the transaction that wrote at `db_version`, if it is part of the cut.
+    fn written(&mut self, core: &Core, db_version: i64, site: u32) -> Option<i64> {
+        let n = self.txn_of(db_version)?;
+        let t = self.txns.get(n as usize)?;
+        let (header, relay) = (t.header, t.relay || t.header.site != site);
+        let index = match t.index {
+            Some(index) => index,
+            None => self.begin_txn(core, header, t.db_version),
+        };
+        let t = self.txns.get_mut(n as usize)?;
+        t.index = Some(index);
+        if relay && !t.relay {
+            t.relay = true;
+            self.writer.mark_relay(index);
+        }
+        Some(i64::from(index))
+    }
+
+    fn begin_txn(&mut self, core: &Core, h: Header, db_version: i64) -> u32 {
+        let origin = self.site(core, h.site);
+        let Header { version, clock, nonce, chain, .. } = h;
+        self.writer.transaction(Transaction { origin, version, clock, nonce, chain, relay: false, db_version })
+    }
+
+    /// Makes the record of a row; false if it has nothing of the cut.
+    fn record(&mut self, core: &Core, listed: &Listed, meta: &RowMeta) -> bool {
+        let mut record = std::mem::take(&mut self.record);
+        record.cl = meta.cl;
+        record.groups.clear();
+        record.sentinel = sentinel(&listed.table, meta).and_then(|s| {
+            let db_version = self.written(core, s.db_version, s.site)?;
+            Some(Sentinel { db_version, site: self.site(core, s.site), seq: s.seq })
+        });
+        self.live = ColSet::EMPTY;
+        let mut seen = ColSet::EMPTY;
+        for g in meta.groups.iter().filter(|_| meta.is_alive()) {
+            let live = listed.table.col_set.intersect(&g.cols.minus(&seen));
+            seen.union_with(&g.cols);
+            if live.is_empty() {
+                continue;
+            }
+            let Some(db_version) = self.written(core, g.stamp.db_version, g.stamp.site) else { continue };
+            let stamp = Stamp { db_version, site: self.site(core, g.stamp.site), ..g.stamp };
+            if g.cols.minus(&listed.table.col_set).is_empty() {
+                let (cols, live) = (listed.indexes(&g.cols), listed.indexes(&live));
+                self.live.union_with(&live);
+                record.groups.push(GroupRecord { cols, live, stamp, seq: g.seq });
+                continue;
+            }
+            // Sequence numbers count the columns that were dropped since, too.
+            for id in live.iter() {
+                let Some(index) = listed.index(id) else { continue };
+                let seq = g.seq + i64::from(g.cols.rank(id));
+                let one = ColSet::single(index);
+                self.live.union_with(&one);
+                record.groups.push(GroupRecord { cols: one.clone(), live: one, stamp, seq });
+            }
+        }
+        let any = record.sentinel.is_some() || !record.groups.is_empty();
+        self.record = record;
+        any
+    }
+
+    fn begin(&mut self, listed: &mut Listed) -> Result<()> {
+        if !listed.begun {
+            listed.begun = true;
+            let keys: Vec<&str> = listed.table.keys.iter().map(|k| k.name.as_str()).collect();
+            self.writer.begin_table(&listed.table.name, &keys, &listed.names()).map_err(wire)?;
+        }
+        Ok(())
+    }
+
+    fn table(&mut self, core: &mut Core, table: &Rc<Table>, mut plan: Plan) -> Result<()> {
+        plan.settle();
+        let mut listed = Listed::new(table);
+        let has_rows = table.kind.has_rows();
+        let mut rows = if has_rows { Some(Rows::new(core.db, &listed)?) } else { None };
+        let mut reader = if has_rows { None } else { Some(RowReader::new(core.db, table)?) };
+        core.store(table);
+        let later: Vec<Loc> = core.overlay.table(table.id).map(|(loc, _)| loc.clone()).collect();
+        if let (Some(store), Some(rows)) = (core.stores.get(&table.id), &mut rows) {
+            let overlaid: HashSet<&Loc> = later.iter().collect();
+            for &(from, to) in &plan.blocks {
+                store.scan_rows(from, to, |row, stored| {
+                    if !overlaid.is_empty() && overlaid.contains(&Loc::Row(row)) {
+                        return Ok(());
+                    }
+                    self.row_by_rowid(core, &mut listed, rows, row, &stored.meta)
+                })?;
+            }
+        }
+        let mut keyed: Vec<(Loc, crate::store::Record)> = Vec::new();
+        if let Some(store) = core.stores.get(&table.id) {
+            for (from, to) in &plan.keys {
+                store.scan_keys(from, Some(to), |entry| {
+                    keyed.push((Loc::Key(entry.key.as_slice().into()), crate::store::record_of(entry)));
+                    Ok(())
+                })?;
+            }
+        }
+        keyed.retain(|(loc, _)| core.overlay.get(table.id, loc).is_none());
+        for loc in later.iter().chain(&plan.single) {
+            if let Some(record) = core.load(table, loc)? {
+                keyed.push((loc.clone(), record));
+            }
+        }
+        keyed.sort_by(|a, b| a.0.cmp(&b.0));
+        keyed.dedup_by(|a, b| a.0 == b.0);
+        for (loc, record) in keyed {
+            match (&loc, &mut rows) {
+                (Loc::Row(row), Some(rows)) => {
+                    self.row_by_rowid(core, &mut listed, rows, *row, &record.row.meta)?;
+                }
+                (Loc::Key(key), _) => {
+                    let spelling = record.spelling.as_deref();
+                    self.row_by_key(core, &mut listed, reader.as_mut(), key, spelling, &record.row.meta)?;
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn row_by_rowid(
+        &mut self,
+        core: &Core,
+        listed: &mut Listed,
+        rows: &mut Rows,
+        row: i64,
+        meta: &RowMeta,
+    ) -> Result<()> {
+        if !self.record(core, listed, meta) {
+            return Ok(());
+        }
+        self.begin(listed)?;
+        let hashed = listed.table.kind == KeyKind::Hashed;
+        let there = (hashed || !self.live.is_empty()) && rows.seek(row)?;
+        if hashed {
+            if !there {
+                return Ok(());
+            }
+            rows.key(&mut self.key)?;
+        } else {
+            self.key.clear();
+            let packed = rejoin_crdt::key::pack_into(&mut self.key, [ValueRef::Int(row)]);
+            packed.map_err(|e| Error::damaged(e.to_string()))?;
+        }
+        if !there {
+            return self.bare_row();
+        }
+        let values = self.live.iter().map(|c| from_sql(rows.stmt.column(c as i32)));
+        self.writer.row(&self.key, &self.record, values).map_err(wire)
+    }
+
+    fn row_by_key(
+        &mut self,
+        core: &Core,
+        listed: &mut Listed,
+        reader: Option<&mut RowReader>,
+        key: &[u8],
+        spelling: Option<&[u8]>,
+        meta: &RowMeta,
+    ) -> Result<()> {
+        if !self.record(core, listed, meta) {
+            return Ok(());
+        }
+        self.begin(listed)?;
+        self.key = shown_key(&listed.table, key, spelling);
+        let Some(reader) = reader.filter(|_| !self.live.is_empty()) else { return self.bare_row() };
+        if !reader.seek(Target::Key(key))? {
+            reader.done();
+            return self.bare_row();
+        }
+        let t = &listed.table;
+        let place = |c: u32| t.cols.iter().position(|col| Some(&col.id) == listed.ids.get(c as usize));
+        let values = self.live.iter().map(|c| place(c).map_or(ValueRef::Null, |n| from_sql(reader.column(n))));
+        let done = self.writer.row(&self.key, &self.record, values).map_err(wire);
+        reader.done();
+        done
+    }
+
+    /// A row that does not stand in the table: its causal length and sentinel.
+    fn bare_row(&mut self) -> Result<()> {
+        self.record.groups.clear();
+        self.writer.row(&self.key, &self.record, []).map_err(wire)
+    }
+
+    /// Parked changes, by the names under which they came.
+    fn parked(&mut self, core: &Core, versions: &BTreeSet<i64>) -> Result<()> {
+        let mut tables: BTreeMap<String, BTreeMap<(Vec<u8>, u32), Vec<Parked>>> = BTreeMap::new();
+        for db_version in versions {
+            for p in core.parked_at(*db_version)? {
+                let rows = tables.entry(p.table.to_ascii_lowercase()).or_default();
+                rows.entry((p.pk.clone(), p.cl)).or_default().push(p);
+            }
+        }
+        for (_, rows) in tables {
+            self.parked_table(core, rows)?;
+        }
+        Ok(())
+    }
+
+    fn parked_table(&mut self, core: &Core, rows: BTreeMap<(Vec<u8>, u32), Vec<Parked>>) -> Result<()> {
+        let all = || rows.values().flatten();
+        let Some(first) = all().next() else { return Ok(()) };
+        let mut columns: Vec<&str> = Vec::new();
+        let mut folded: HashMap<String, u32> = HashMap::new();
+        for p in all().filter(|p| p.cid != SENTINEL) {
+            let next = folded.len() as u32;
+            folded.entry(p.cid.to_ascii_lowercase()).or_insert_with(|| {
+                columns.push(&p.cid);
+                next
+            });
+        }
+        let keys: Vec<String> = match core.catalog.find(&first.table) {
+            Some(t) => t.keys.iter().map(|k| k.name.clone()).collect(),
+            // Nobody here knows what they are called.
+            None => {
+                let width = rejoin_crdt::key::unpack(&first.pk).map_or(1, Iterator::count).max(1);
+                let names = (1usize..).map(|i| format!("?{i}"));
+                names.filter(|n| !folded.contains_key(n)).take(width).collect()
+            }
+        };
+        let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
+        columns.retain(|c| !keys.iter().any(|k| k.eq_ignore_ascii_case(c)));
+        let index = |cid: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(cid)).map(|i| i as u32);
+        self.writer.begin_table(&first.table, &keys, &columns).map_err(wire)?;
+        for ((pk, cl), changes) in &rows {
+            let mut record = RowRecord { cl: *cl, ..RowRecord::default() };
+            let mut cells: BTreeMap<u32, &Parked> = BTreeMap::new();
+            for p in changes {
+                let Some(db_version) = self.written(core, p.db_version, p.site) else { continue };
+                let site = self.site(core, p.site);
+                if p.cid == SENTINEL {
+                    record.sentinel = Some(Sentinel { db_version, site, seq: p.seq });
+                } else if let Some(i) = index(&p.cid)
+                    && cells.insert(i, p).is_none()
+                {
+                    let stamp = Stamp { col_version: p.col_version, db_version, site };
+                    let one = ColSet::single(i);
+                    record.groups.push(GroupRecord { cols: one.clone(), live: one, stamp, seq: p.seq });
+                }
+            }
+            if record.sentinel.is_some() || !record.groups.is_empty() {
+                let values = cells.values().map(|p| p.val.as_ref());
+                self.writer.row(pk, &record, values).map_err(wire)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Versions of which nothing is left, and the base.
+    fn ranges(
+        &mut self,
+        core: &Core,
+        brings: &VersionVector,
+        base: &VersionVector,
+        chains: &HashMap<(SiteId, u64), u64>,
+    ) {
+        let mut carried = VersionVector::new();
+        for t in self.txns.iter().filter(|t| t.index.is_some()) {
+            carried.insert(core.sites.id(t.header.site).unwrap_or_default(), t.header.version);
+        }
+        let empty = brings.missing_from(&carried);
+        for (vector, is_base) in [(&empty, false), (base, true)] {
+            for (id, ranges) in vector.iter() {
+                let site = self.writer.site(id);
+                for range in ranges.iter() {
+                    let (from, to) = (*range.start(), *range.end());
+                    let known = chains.get(&(*id, to)).copied();
+                    let chain = known.unwrap_or_else(|| core.chain_of(id, to));
+                    let range = EmptyRange { site, from, to, chain };
+                    if is_base {
+                        self.writer.base_range(range);
+                    } else {
+                        self.writer.empty_range(range);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// The sentinel that a row tells others: its own, or, if nothing else is left of a living row, one made of its change.
+fn sentinel(table: &Table, meta: &RowMeta) -> Option<Sentinel> {
+    if meta.sentinel.is_some() || !meta.is_alive() || meta.groups.is_empty() {
+        return meta.sentinel;
+    }
+    if table.cols.iter().any(|c| meta.cell(c.id).is_some()) {
+        return None;
+    }
+    crate::listing::listed_sentinel(table, meta)
+}

@@ -1,0 +1,162 @@
+//! The Rust API: a connection whose replicated tables meet those of others.
+
+use crate::apply;
+use crate::changeset::{Reader, make};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::observe::Commit;
+use crate::{Applied, SiteId, VersionVector};
+use rejoin_sqlite::Db;
+use rusqlite::{Connection, OpenFlags};
+use std::path::Path;
+use std::rc::Rc;
+
+/// How a file is opened.
+#[derive(Clone, Copy, Debug)]
+#[non_exhaustive]
+pub struct Options {
+    /// Make the file if there is none.
+    pub create: bool,
+    /// Only reading: nothing that the file has is changed, not even its metadata.
+    pub read_only: bool,
+}
+
+impl Default for Options {
+    fn default() -> Options {
+        Options { create: true, read_only: false }
+    }
+}
+
+/// One replica: a database connection with the engine on it.
+///
+/// Reads and writes go through [`Replica::connection`] as ever; what is written to a replicated table is captured.
+pub struct Replica {
+    engine: Rc<Engine>,
+    conn: Connection,
+}
+
+impl Replica {
+    /// Opens a file, making it if there is none.
+    pub fn open(path: impl AsRef<Path>) -> Result<Replica> {
+        Replica::open_with(path, Options::default())
+    }
+
+    pub fn open_with(path: impl AsRef<Path>, options: Options) -> Result<Replica> {
+        let mut flags = OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
+        flags |= if options.read_only {
+            OpenFlags::SQLITE_OPEN_READ_ONLY
+        } else {
+            OpenFlags::SQLITE_OPEN_READ_WRITE
+        };
+        if options.create && !options.read_only {
+            flags |= OpenFlags::SQLITE_OPEN_CREATE;
+        }
+        Replica::attach(Connection::open_with_flags(path, flags)?)
+    }
+
+    /// The engine on a connection that the host has opened in its own way.
+    pub fn attach(conn: Connection) -> Result<Replica> {
+        let engine = Db::with(&conn, Engine::register)?;
+        Ok(Replica { engine, conn })
+    }
+
+    pub fn connection(&self) -> &Connection {
+        &self.conn
+    }
+
+    pub fn connection_mut(&mut self) -> &mut Connection {
+        &mut self.conn
+    }
+
+    /// The connection, with the SQL functions still on it.
+    pub fn into_connection(self) -> Connection {
+        self.conn
+    }
+
+    /// Makes a table replicated, with the rows that it has; `crsql_as_crr`.
+    pub fn replicate(&self, table: &str) -> Result<()> {
+        crate::alter::as_crr(&self.engine, table)
+    }
+
+    /// The id under which this replica writes.
+    pub fn site_id(&self) -> Result<SiteId> {
+        self.engine.make_ready()?;
+        self.reading(|e| Ok(e.core()?.own_site()))
+    }
+
+    /// Writes under another id from here on: for a copy of a file, which must not write under the id of the original.
+    pub fn new_site_id(&self) -> Result<SiteId> {
+        apply::new_site(&self.engine)
+    }
+
+    /// The last committed version, as `crsql_db_version()`.
+    pub fn db_version(&self) -> Result<i64> {
+        self.reading(|e| {
+            let core = e.core()?;
+            Ok(if core.txn.joined { core.txn.base_db_version } else { core.tail.db_version })
+        })
+    }
+
+    /// Which transactions of which sites are held here.
+    pub fn vector(&self) -> Result<VersionVector> {
+        self.reading(|e| Ok(e.core()?.vector.clone()))
+    }
+
+    /// A changeset of everything after a local version, for one who has all up to it; `crsql_changeset`. It may bring
+    /// nothing.
+    pub fn changeset_since(&self, db_version: i64) -> Result<Vec<u8>> {
+        Ok(make(&self.engine, Reader::Since(db_version, None))?.bytes)
+    }
+
+    /// A changeset of what a replica with this vector lacks; None: nothing.
+    pub fn changeset_for(&self, theirs: &VersionVector) -> Result<Option<Vec<u8>>> {
+        let made = make(&self.engine, Reader::Vector(theirs))?;
+        Ok((made.versions > 0).then_some(made.bytes))
+    }
+
+    /// Applies a changeset whole, or not at all if it is refused.
+    pub fn apply_changeset(&self, bytes: &[u8]) -> Result<Applied> {
+        apply::apply(&self.engine, bytes, apply::Options::default())
+    }
+
+    /// Gives each what the other has; what came of it here and there. Lineage does not matter.
+    pub fn merge_with(&self, other: &Replica) -> Result<(Applied, Applied)> {
+        let options = apply::Options { any_lineage: true };
+        let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
+            Some(bytes) => apply::apply(&to.engine, &bytes, options),
+            None => Ok(Applied::default()),
+        };
+        let here = take(other, self)?;
+        Ok((here, take(self, other)?))
+    }
+
+    /// Calls `f` with each committed transaction that changed a replicated table, merged ones included. It is called
+    /// from inside the COMMIT and must not use this connection: let it send a message.
+    pub fn observe(&self, f: impl Fn(&Commit) + 'static) -> Result<()> {
+        self.engine.core()?.observing = true;
+        self.engine.observers.borrow_mut().push(Box::new(f));
+        Ok(())
+    }
+
+    /// Runs `f` on what the connection sees now.
+    fn reading<R>(&self, f: impl FnOnce(&Engine) -> Result<R>) -> Result<R> {
+        self.engine.scoped("crsql_read", || {
+            self.engine.core()?.refresh(false)?;
+            f(&self.engine)
+        })
+    }
+}
+
+impl std::fmt::Debug for Replica {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Replica").field("file", &self.conn.path()).finish_non_exhaustive()
+    }
+}
+
+/// An error of the host's own SQL, for callers who want one error type.
+impl From<Error> for rusqlite::Error {
+    fn from(e: Error) -> rusqlite::Error {
+        let code = rusqlite::ffi::Error::new(e.code());
+        rusqlite::Error::SqliteFailure(code, Some(e.to_string()))
+    }
+}

@@ -1,0 +1,7 @@
+//! The engine through its Rust API and SQL surface, on real files.
+
+mod replica;
+mod sql;
+mod surface;
+mod upgrade;
+mod util;

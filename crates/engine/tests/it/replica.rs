@@ -1,0 +1,122 @@
+use crate::util::{Files, ITEMS, assert_equal, int, rows, run};
+use rejoin::{Commit, Replica};
+use std::cell::RefCell;
+use std::rc::Rc;
+
+#[test]
+fn two_files_become_equal() {
+    let files = Files::new();
+    let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
+    run(&a, "INSERT INTO items VALUES (1, 'pen', 1.5, 10), (2, 'ink', 3.0, 4)");
+    run(&b, "INSERT INTO items VALUES (3, 'cup', 5.25, 1)");
+    let (here, there) = a.merge_with(&b).unwrap();
+    assert_eq!((here.transactions, here.rows, here.cells_won, here.cells_lost), (1, 1, 3, 0));
+    assert_eq!((there.transactions, there.rows, there.cells_won, there.cells_lost), (1, 2, 6, 0));
+    assert_equal(&a, &b, "items");
+    run(&a, "UPDATE items SET stock = 9 WHERE id = 1; DELETE FROM items WHERE id = 3");
+    run(&b, "UPDATE items SET price = 2 WHERE id = 1; UPDATE items SET name = 'mug' WHERE id = 3");
+    a.merge_with(&b).unwrap();
+    assert_equal(&a, &b, "items");
+    assert_eq!(rows(&a, "SELECT id, price, stock FROM items ORDER BY id"), rows(&b, "SELECT id, price, stock FROM items"));
+    assert_eq!(int(&a, "SELECT count(*) FROM items"), 2);
+    let nothing = a.merge_with(&b).unwrap();
+    assert_eq!((nothing.0.transactions, nothing.1.transactions), (0, 0));
+}
+
+#[test]
+fn the_state_outlives_the_connection() {
+    let files = Files::new();
+    let (site, vector) = {
+        let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
+        run(&a, "INSERT INTO items(id) VALUES (1)");
+        run(&b, "INSERT INTO items(id) VALUES (2)");
+        a.merge_with(&b).unwrap();
+        (a.site_id().unwrap(), a.vector().unwrap())
+    };
+    let (a, b) = (files.open("a.db", ""), files.open("b.db", ""));
+    assert_eq!((a.site_id().unwrap(), a.vector().unwrap()), (site, vector));
+    assert_eq!(a.vector().unwrap(), b.vector().unwrap());
+    assert!(a.changeset_for(&b.vector().unwrap()).unwrap().is_none());
+    assert_eq!(a.db_version().unwrap(), 2);
+}
+
+fn watch(r: &Replica) -> Rc<RefCell<Vec<Commit>>> {
+    let seen = Rc::new(RefCell::new(Vec::new()));
+    let sink = Rc::clone(&seen);
+    r.observe(move |commit| sink.borrow_mut().push(commit.clone())).unwrap();
+    seen
+}
+
+/// Version, local, and per table name, number of keys and columns.
+fn told(seen: &RefCell<Vec<Commit>>) -> Vec<String> {
+    let commits = seen.take();
+    let table = |t: &rejoin::TableChange| format!("{} {} [{}]", t.name, t.keys.len(), t.columns.join(" "));
+    let commit = |c: &Commit| {
+        let tables: Vec<String> = c.tables.iter().map(table).collect();
+        format!("{} {} {}", c.db_version, if c.local { "local" } else { "merged" }, tables.join(", "))
+    };
+    commits.iter().map(commit).collect()
+}
+
+#[test]
+fn observers_hear_of_each_commit() {
+    let files = Files::new();
+    let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
+    let (seen, merged) = (watch(&a), watch(&b));
+    run(&a, "INSERT INTO items(id, name) VALUES (1, 'x'), (2, 'y')");
+    assert_eq!(told(&seen), ["1 local items 2 [id name price stock]"]);
+    run(&a, "UPDATE items SET name = 'z', stock = 3 WHERE id = 2");
+    assert_eq!(told(&seen), ["2 local items 1 [name stock]"]);
+    run(&a, "BEGIN; UPDATE items SET name = 'q'; ROLLBACK; UPDATE items SET name = 'z' WHERE id = 2; CREATE TABLE other(x)");
+    assert_eq!(told(&seen), [""; 0]);
+    run(
+        &a,
+        "BEGIN; UPDATE items SET price = 1 WHERE id = 1; SAVEPOINT s; DELETE FROM items; ROLLBACK TO s; \
+         UPDATE items SET price = 2 WHERE id = 2; COMMIT",
+    );
+    assert_eq!(told(&seen), ["3 local items 2 [price]"]);
+    run(&a, "DELETE FROM items WHERE id = 1");
+    assert_eq!(told(&seen), ["4 local items 1 [id name price stock]"]);
+    a.merge_with(&b).unwrap();
+    // Nothing is left of the first transaction, so it takes no version of its own there.
+    let last = told(&merged);
+    assert!(last.iter().all(|c| c.contains("merged")), "{last:?}");
+    assert_eq!(last.last().unwrap(), "3 merged items 1 [id name price stock]");
+    assert_eq!(told(&seen), [""; 0]);
+    let changes = "INSERT INTO crsql_changes SELECT 'items', pk, 'name', 'w', col_version + 1, db_version, \
+                   x'00112233445566778899aabbccddeeff', cl, seq FROM crsql_changes WHERE cid = 'name'";
+    run(&b, changes);
+    assert_eq!(told(&merged), ["4 merged items 1 [name]"]);
+}
+
+#[test]
+fn an_attached_connection_stays_the_hosts() {
+    let conn = rusqlite::Connection::open_in_memory().unwrap();
+    conn.execute_batch("CREATE TABLE t(k PRIMARY KEY NOT NULL, v); INSERT INTO t VALUES ('a', 1)").unwrap();
+    let r = Replica::attach(conn).unwrap();
+    r.replicate("t").unwrap();
+    r.replicate("t").unwrap();
+    run(&r, "INSERT INTO t VALUES ('b', 2)");
+    assert_eq!(r.db_version().unwrap(), 2);
+    assert!(r.replicate("nowhere").is_err());
+    let conn = r.into_connection();
+    let count: i64 = conn.query_row("SELECT count(*) FROM crsql_changes", [], |r| r.get(0)).unwrap();
+    assert_eq!(count, 2);
+    conn.close().map_err(|e| e.1).unwrap();
+}
+
+#[test]
+fn a_new_site_id_is_used_from_then_on() {
+    let files = Files::new();
+    let a = files.open("a.db", ITEMS);
+    run(&a, "INSERT INTO items(id) VALUES (1)");
+    let old = a.site_id().unwrap();
+    let new = a.new_site_id().unwrap();
+    assert_ne!(old, new);
+    assert_eq!(a.site_id().unwrap(), new);
+    run(&a, "INSERT INTO items(id) VALUES (2)");
+    let vector = a.vector().unwrap();
+    assert_eq!((vector.max(&old), vector.max(&new)), (1, 1));
+    assert_eq!(int(&a, "SELECT crsql_site_id() = crsql_new_site_id()"), 0);
+    assert_eq!(a.changeset_since(0).unwrap()[..4], *b"RJCS");
+}
