@@ -3,6 +3,11 @@
 //! Each foreign transaction that is new here gets a db_version and a log row of its own under the header that it came
 //! with; of those that are held, cells are skipped. What this connection wrote before in the same SQLite transaction
 //! is written out first, as a transaction of its own; what it writes later gets the next version.
+//!
+//! A changeset that builds on what is missing here proves nothing about the transactions that it brings: what is left of
+//! them at the sender is all only together with what overwrote the rest. Who can ask again is told so
+//! ([`Error::Gap`]). `crsql_apply_changeset` takes the cells as it would take them row by row: in a relay transaction
+//! of this replica, and the vector says what it said.
 
 use crate::catalog::Table;
 use crate::changeset::wire;
@@ -37,12 +42,16 @@ pub struct Applied {
     pub parked: u64,
     /// Transactions that were held already.
     pub skipped: u64,
+    /// The cells were taken over a gap: no transaction counts as held for it.
+    pub over_gap: bool,
 }
 
 #[derive(Clone, Copy, Default)]
 pub struct Options {
     /// Take changesets of databases that have nothing to do with this one.
     pub any_lineage: bool,
+    /// Take the cells although something that they build on is missing.
+    pub over_gap: bool,
 }
 
 fn poison(e: Poison) -> Error {
@@ -66,21 +75,21 @@ pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied>
         engine.db.set_last_insert_rowid(rowid);
         done
     });
-    if let Err(Error::Gap { site, .. } | Error::Fork { site, .. }) = &done {
-        note_rollback(engine, site, &reader)?;
+    if matches!(done, Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. })) {
+        note_rollback(engine, &reader)?;
     }
     done
 }
 
 /// A peer that knows more of our own site than we do: this file was rolled back, and must not write under that id again.
-fn note_rollback(engine: &Engine, site: &str, reader: &Reader<'_>) -> Result<()> {
+fn note_rollback(engine: &Engine, reader: &Reader<'_>) -> Result<()> {
     let behind = {
         let mut core = engine.core()?;
         core.refresh(false)?;
         let own = core.own_site();
         let max = core.vector.max(&own);
         let ours = |r: &&EmptyRange| reader.sites().get(r.site as usize) == Some(&own) && r.to > max;
-        own.to_string() == site && reader.base().iter().any(|r| ours(&r))
+        reader.base().iter().any(|r| ours(&r))
     };
     if behind {
         new_site(engine)?;
@@ -136,10 +145,16 @@ fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options
         return Err(Error::OtherLineage { ours: hex(ours), theirs: hex(theirs) });
     }
     core.next_txn();
-    check_base(core, reader)?;
     check_chains(core, reader)?;
-    let mut a = Applying::new(engine, core, reader)?;
-    if a.applied.transactions == 0 {
+    let gap = check_base(core, reader);
+    if let (Err(e), false) = (&gap, options.over_gap) {
+        return Err(e.clone());
+    }
+    let mut a = Applying::new(engine, core, reader);
+    a.applied.over_gap = gap.is_err();
+    a.take_ranges()?;
+    a.take_transactions()?;
+    if a.versions.iter().all(Option::is_none) && a.empty.is_empty() {
         return Ok(a.applied);
     }
     for index in 0..reader.table_count() {
@@ -274,9 +289,9 @@ struct Applying<'a> {
 }
 
 impl<'a> Applying<'a> {
-    fn new(engine: &'a Engine, core: &'a mut Core, reader: &'a Reader<'a>) -> Result<Applying<'a>> {
+    fn new(engine: &'a Engine, core: &'a mut Core, reader: &'a Reader<'a>) -> Applying<'a> {
         let now = (core.now_ms)();
-        let mut a = Applying {
+        Applying {
             versions: vec![None; reader.transactions().len()],
             empty: Vec::new(),
             sites: vec![None; reader.sites().len()],
@@ -286,10 +301,7 @@ impl<'a> Applying<'a> {
             engine,
             core,
             reader,
-        };
-        a.take_ranges()?;
-        a.take_transactions()?;
-        Ok(a)
+        }
     }
 
     fn site(&mut self, index: u32) -> Result<u32> {
@@ -304,6 +316,9 @@ impl<'a> Applying<'a> {
     }
 
     fn take_ranges(&mut self) -> Result<()> {
+        if self.applied.over_gap {
+            return Ok(());
+        }
         for r in self.reader.empty_ranges() {
             let site = site_of(self.reader, r.site)?;
             let mut all = VersionVector::new();
@@ -336,6 +351,9 @@ impl<'a> Applying<'a> {
         if mine || self.empty.iter().any(|r| r.0 == own) {
             self.core.take_new_site()?;
         }
+        if self.applied.over_gap {
+            return self.take_as_relay(&fresh);
+        }
         let mut db_version = self.core.txn.base_db_version;
         for (i, t) in fresh {
             db_version += 1;
@@ -351,6 +369,18 @@ impl<'a> Applying<'a> {
             self.applied.transactions += 1;
         }
         self.core.txn.pending = Some(db_version.max(self.core.txn.pending.unwrap_or(0)));
+        Ok(())
+    }
+
+    /// All new cells become one transaction of this replica, if any is accepted.
+    fn take_as_relay(&mut self, fresh: &[(usize, &Transaction)]) -> Result<()> {
+        let db_version = self.core.txn.base_db_version + 1;
+        check_version("db_version", db_version).map_err(poison)?;
+        for (i, _) in fresh {
+            if let Some(slot) = self.versions.get_mut(*i) {
+                *slot = Some(db_version);
+            }
+        }
         Ok(())
     }
 

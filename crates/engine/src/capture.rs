@@ -69,7 +69,7 @@ impl Capture {
     }
 
     /// Packs key columns from the arguments into the arena.
-    fn key(&mut self, t: &Table, args: &[Arg<'_>]) -> Result<(Slice, u64)> {
+    pub fn key(&mut self, t: &Table, args: &[Arg<'_>]) -> Result<(Slice, u64)> {
         if args.iter().any(|a| a.is_null()) {
             return Err(Error::Capture {
                 why: format!(
@@ -125,27 +125,37 @@ impl Capture {
         slice
     }
 
-    /// With `recursive_triggers`, REPLACE reports the row that it removes as deleted, in the same statement: no
-    /// change was counted in between. The two are one replacement.
-    fn take_back_delete(&mut self, db: Db, t: &Table, insert: &Event) {
-        let Some(last) = self.journal.events.last().copied() else {
-            return;
-        };
+    /// REPLACE reports the row that it removes as deleted (to hooks, and to triggers with `recursive_triggers`), in
+    /// the same statement: no change was counted in between. The two are one replacement.
+    pub fn take_back_delete(&mut self, db: Db, t: &Table, (row, hash): (i64, u64)) {
+        let Some(last) = self.journal.events.last().copied() else { return };
         let same = match t.kind {
-            KeyKind::RowId => last.row == insert.row,
-            _ => last.hash == insert.hash,
+            KeyKind::RowId => last.row == row,
+            _ => last.hash == hash,
         };
-        let deleted = last.kind == Kind::Delete && last.tbl == insert.tbl && same;
-        if deleted && last.hash2 == db.total_changes() as u64 {
+        let deleted = last.kind == Kind::Delete && last.tbl == t.id && same;
+        let open = self.journal.events.len() > self.journal.digested;
+        if deleted && open && last.hash2 == db.total_changes() as u64 {
             self.journal.events.pop();
             if t.kind == KeyKind::Hashed {
-                self.journal.events.push(Event {
-                    kind: Kind::Replaces,
-                    hash2: 0,
-                    ..last
-                });
+                self.journal.events.push(Event { kind: Kind::Replaces, hash2: 0, ..last });
             }
         }
+    }
+
+    /// The transaction must not be committed with this write in it.
+    pub fn refuse(&mut self, e: Error) {
+        let why = match e {
+            Error::Capture { why } => why,
+            other => other.to_string(),
+        };
+        let data = self.journal.store(|arena| {
+            arena.extend_from_slice(why.as_bytes());
+            Ok::<(), Error>(())
+        });
+        let mut event = Event::new(Kind::Refused, 0, 0);
+        event.data = data.unwrap_or_default();
+        self.journal.events.push(event);
     }
 
     fn outdated(&self, tbl: u32) -> bool {
@@ -289,7 +299,7 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
         e.hash2 = db.total_changes() as u64;
     }
     if op == INSERT {
-        cap.take_back_delete(db, t, &e);
+        cap.take_back_delete(db, t, (e.row, e.hash));
     }
     cap.journal.events.push(e);
     Ok(())

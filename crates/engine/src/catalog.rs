@@ -79,6 +79,8 @@ pub struct Table {
     pub user_triggers: bool,
     /// No capture triggers stand on it although the file is shared.
     pub unwatched: bool,
+    /// The text that made it.
+    pub sql: String,
 }
 
 impl Table {
@@ -506,12 +508,6 @@ pub fn build(
                 )
             })?,
     };
-    let mut q = db.prepare_transient(
-        "SELECT count(*) FROM main.sqlite_schema WHERE type = 'trigger' AND tbl_name = ?1 COLLATE NOCASE \
-         AND name NOT LIKE 'crsql\\_%' ESCAPE '\\'",
-    )?;
-    q.bind_text(1, live.name.as_bytes())?;
-    q.step()?;
     Ok(Table {
         id,
         name: live.name.clone(),
@@ -522,7 +518,8 @@ pub fn build(
         ordered: cols.windows(2).all(|w| w[0].id < w[1].id),
         cols,
         rowid,
-        user_triggers: q.column_int(0) > 0,
+        user_triggers: true,
+        sql: live.sql.clone(),
         unwatched,
     })
 }

@@ -5,7 +5,7 @@ use crate::error::{Error, Result};
 use rejoin_sqlite::{Context, ValueRef};
 
 const NAMES: &str = "known settings: merge-equal-values (0 or 1), clock ('hlc' or 'lamport'), \
-     drift-ms (milliseconds that a peer's clock may run ahead)";
+     drift-ms (milliseconds that a peer's clock may run ahead), mode ('shared' or 'owned')";
 
 fn bad(why: String) -> Error {
     Error::BadArgument {
@@ -16,6 +16,9 @@ fn bad(why: String) -> Error {
 
 /// Setting the value that it has writes nothing.
 pub fn set(engine: &Engine, name: &str, value: ValueRef<'_>) -> Result<()> {
+    if name == "mode" {
+        return crate::mode::set(engine, value);
+    }
     let stored = match (name, value) {
         ("merge-equal-values", ValueRef::Integer(v @ (0 | 1))) => ValueRef::Integer(v),
         ("merge-equal-values", _) => return Err(bad("merge-equal-values is 0 or 1".into())),
@@ -61,6 +64,7 @@ pub fn get(engine: &Engine, name: &str, ctx: &mut Context) -> Result<()> {
     match name {
         "merge-equal-values" => ctx.set_int(i64::from(core.cfg.merge_equal)),
         "clock" => ctx.set_text(if core.cfg.lamport { b"lamport" } else { b"hlc" }),
+        "mode" => ctx.set_text(if core.cfg.owned { b"owned" } else { b"shared" }),
         "drift-ms" if core.ready => ctx.set_int(core.cfg.drift_ms),
         "drift-ms" => ctx.set_int(rejoin_crdt::limits::DRIFT_MS),
         _ => {

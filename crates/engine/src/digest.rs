@@ -33,6 +33,10 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
             core.txn.seq += e.row;
             continue;
         }
+        if e.kind == Kind::Refused {
+            let why = String::from_utf8_lossy(cap.journal.bytes(e.data)).into_owned();
+            return Err(Error::Capture { why });
+        }
         let Some(t) = core.catalog.get(e.tbl).cloned() else {
             continue;
         };
@@ -57,10 +61,11 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
                     .map(|(image, _)| *image);
                 step.change_key(e, image.and_then(|image| masks.get(&image)))?;
             }
+            Kind::Rowid => step.change_key(e, None)?,
             Kind::MaybeMove if masks.contains_key(&i) => step.change_key(e, None)?,
             Kind::MaybeMove => {}
             Kind::Replaces => step.replaces(e)?,
-            Kind::Gap => {}
+            Kind::Gap | Kind::Refused => {}
         }
     }
     cap.journal.digested = to;
@@ -86,7 +91,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 }
             }
             Kind::Mask => {
-                masks.insert(i, mask_of(cap.journal.bytes(e.data)));
+                note(&mut masks, i, mask_of(cap.journal.bytes(e.data)));
             }
             Kind::Move => {
                 if let Some(before) = open.remove(&at) {
@@ -108,7 +113,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 open.remove(&at);
             }
             // An insert keeps it open: a younger trigger of the user's updates the new row before we hear of it.
-            Kind::Insert | Kind::Replaces | Kind::Gap => {}
+            Kind::Insert | Kind::Replaces | Kind::Gap | Kind::Rowid | Kind::Refused => {}
         }
     }
     let mut left: Vec<(RowKey, usize)> = open.into_iter().collect();
@@ -230,6 +235,9 @@ impl Step<'_> {
         let replaced = work.meta.is_alive();
         work.row = Some(e.row);
         let at = self.work_at(e.row, e.hash);
+        if replaced {
+            self.core.absorb_parked(at)?;
+        }
         self.core.born(at, replaced)
     }
 
@@ -435,7 +443,9 @@ impl Core {
         });
         self.txn.seq += 1;
         work.touch(db_version);
-        Ok(())
+        let (table, cl) = (Rc::clone(&work.table), work.meta.cl);
+        let pk = Core::parked_key(&table, work.row, work.key.as_deref());
+        self.unpark_row(&table.name, &pk, cl)
     }
 
     /// A local write of some cells.
@@ -554,6 +564,7 @@ impl Core {
             txn.high = txn.high.max(col_version);
         }
         work.touch(db_version);
+        self.move_parked(old, new)?;
         self.died(old)?;
         let seq = self.txn.seq;
         if let Some(work) = self.txn.works.get_mut(&new)

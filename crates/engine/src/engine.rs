@@ -163,6 +163,9 @@ impl Engine {
         drop(cap);
         // Triggers of the user's may write to other tables while parked values are applied.
         core.resync_rebuilt()?;
+        if self.hook.defers() {
+            return Ok(());
+        }
         crate::rowwise::apply_parked(self, &mut core)
     }
 
@@ -260,6 +263,10 @@ impl Engine {
         let explicit = self.db.is_autocommit();
         let before = self.db.total_changes();
         self.flush()?;
+        if self.hook.take_deferred() {
+            crate::rowwise::apply_parked(self, &mut *self.core()?)?;
+            self.flush()?;
+        }
         if explicit && self.db.total_changes() != before {
             self.restore_changes(changes)?;
         }

@@ -45,7 +45,7 @@ pub fn apply_changeset(ctx: &mut Context, e: &Engine, args: Args<'_>) -> Result<
         ValueRef::Blob(b) => b,
         _ => return Err(bad("crsql_apply_changeset", "a changeset is a blob made by crsql_changeset").into()),
     };
-    let applied = apply::apply(e, bytes, Options::default())?;
+    let applied = apply::apply(e, bytes, Options { over_gap: true, ..Options::default() })?;
     ctx.set_int(applied.cells_won as i64);
     Ok(())
 }

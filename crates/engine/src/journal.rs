@@ -18,6 +18,10 @@ pub enum Kind {
     MaybeMove,
     /// The next insert of this key replaces the row.
     Replaces,
+    /// The rowid changed from `row` to `row2` and the key did not (hooks).
+    Rowid,
+    /// A write that must not be committed; `data` says why.
+    Refused,
     /// `row` changes were rolled back: as in cr-sqlite, the counter does not go back.
     Gap,
 }
@@ -133,6 +137,11 @@ impl Journal {
             pending,
             rows_impacted,
         });
+    }
+
+    /// Whether something may be rolled back that is not the whole transaction.
+    pub fn in_savepoint(&self) -> bool {
+        !self.marks.is_empty()
     }
 
     pub fn release(&mut self, level: i32) {

@@ -114,14 +114,15 @@ impl Replica {
         Ok((made.versions > 0).then_some(made.bytes))
     }
 
-    /// Applies a changeset whole, or not at all if it is refused.
+    /// Applies a changeset whole, or not at all if it is refused: [`Error::Gap`] says that it was made for a replica
+    /// that has more than this one, and that one made for [`Replica::vector`] is needed.
     pub fn apply_changeset(&self, bytes: &[u8]) -> Result<Applied> {
         apply::apply(&self.engine, bytes, apply::Options::default())
     }
 
     /// Gives each what the other has; what came of it here and there. Lineage does not matter.
     pub fn merge_with(&self, other: &Replica) -> Result<(Applied, Applied)> {
-        let options = apply::Options { any_lineage: true };
+        let options = apply::Options { any_lineage: true, over_gap: false };
         let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
             Some(bytes) => apply::apply(&to.engine, &bytes, options),
             None => Ok(Applied::default()),

@@ -10,7 +10,7 @@ use crate::value::from_sql;
 use rejoin_crdt::limits::{Poison, check_cl, check_col_version, check_db_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
-use rejoin_sqlite::{Arg, Args, ValueRef};
+use rejoin_sqlite::{Args, ValueRef};
 use std::rc::Rc;
 
 /// Names longer than this are refused.
@@ -20,7 +20,7 @@ struct Row<'a> {
     table: &'a str,
     pk: &'a [u8],
     cid: &'a str,
-    val: Arg<'a>,
+    val: ValueRef<'a>,
     col_version: i64,
     db_version: i64,
     site: Option<SiteId>,
@@ -83,7 +83,7 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
         table: name("table", v(0))?,
         pk,
         cid,
-        val: args.get(3),
+        val: v(3),
         col_version: check_col_version(col_version, now, core.cfg.drift_ms).map_err(poison)?,
         db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version)
             .map_err(poison)?,
@@ -134,7 +134,7 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
         col: 0,
         stamp,
         seq: row.seq,
-        val: from_sql(row.val.value()),
+        val: from_sql(row.val),
     }];
     let bare = sentinel || row.cl & 1 == 0;
     if !bare {
@@ -190,7 +190,7 @@ fn parked(row: &Row<'_>, site: u32, db_version: i64) -> Parked {
         table: row.table.to_owned(),
         pk: row.pk.to_vec(),
         cid: row.cid.to_owned(),
-        val: from_sql(row.val.value()).to_owned(),
+        val: from_sql(row.val).to_owned(),
         col_version: row.col_version,
         db_version,
         site,
@@ -254,4 +254,46 @@ fn park_cell(
         core.txn.pending = Some(db_version);
     }
     Ok(i64::from(kept))
+}
+
+/// Applies what waited for a table or column that is there now.
+pub fn apply_parked(engine: &Engine, core: &mut Core) -> Result<()> {
+    if !core.ready || core.parked_tried == Some(core.catalog.cookie) || !core.has_parked()? {
+        return Ok(());
+    }
+    core.parked_tried = Some(core.catalog.cookie);
+    for name in core.parked_tables()? {
+        let Some(t) = core.catalog.find(&name).cloned() else { continue };
+        for p in core.parked_of_table(&name)? {
+            let sentinel = is_sentinel(p.cid.as_bytes());
+            let place = sentinel || matches!(column(core, &t, &p.cid)?, Ok(id) if core.is_due(&t, &p, id)?);
+            if place {
+                unpark_one(engine, core, &p)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
+    let row = Row {
+        table: &p.table,
+        pk: &p.pk,
+        cid: &p.cid,
+        val: crate::value::to_sql(p.val.as_ref()),
+        col_version: p.col_version,
+        db_version: 0,
+        site: core.sites.id(p.site),
+        cl: p.cl,
+        seq: p.seq,
+    };
+    core.unpark(p.id)?;
+    match merge(engine, core, &row) {
+        Ok(_) => Ok(()),
+        // The table does not take the value: it goes on waiting.
+        Err(Error::Constraint { .. } | Error::BadChange { .. }) => {
+            core.park(p, Reason::Constraint).map(drop)
+        }
+        Err(e) => Err(e),
+    }
 }

@@ -156,6 +156,12 @@ impl Db {
         unsafe { ffi::sqlite3_get_autocommit(self.0) != 0 }
     }
 
+    /// Ends the running statements, as the last resort of a callback that cannot fail by itself.
+    pub fn interrupt(&self) {
+        // SAFETY: an open connection (crate invariant).
+        unsafe { ffi::sqlite3_interrupt(self.0) }
+    }
+
     #[inline]
     pub fn changes(&self) -> i64 {
         // SAFETY: the connection is open.

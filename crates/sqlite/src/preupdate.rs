@@ -45,6 +45,13 @@ impl Preupdate<'_> {
         unsafe { CStr::from_ptr(self.db_name) }
     }
 
+    /// Whether the change is to the connection's main database, whatever its name is.
+    #[inline]
+    pub fn is_main(&self) -> bool {
+        // SAFETY: an open connection; SQLite gives out the very pointer that it passes to the hook.
+        unsafe { ptr::eq(ffi::sqlite3_db_name(self.db.as_ptr(), 0), self.db_name) }
+    }
+
     #[inline]
     pub fn table(&self) -> &CStr {
         // SAFETY: a NUL-terminated name that SQLite keeps during the hook's call.
@@ -149,7 +156,44 @@ struct Slot<S> {
 pub struct PreupdateGuard {
     db: Db,
     slot: *mut c_void,
+    call: Callback,
     drop_slot: unsafe extern "C" fn(*mut c_void),
+}
+
+type Callback = unsafe extern "C" fn(
+    *mut c_void,
+    *mut ffi::sqlite3,
+    c_int,
+    *const c_char,
+    *const c_char,
+    ffi::sqlite3_int64,
+    ffi::sqlite3_int64,
+);
+
+/// Puts the hook back, also when a panic passes.
+struct Resume<'a>(&'a PreupdateGuard);
+
+impl Drop for Resume<'_> {
+    fn drop(&mut self) {
+        let guard = self.0;
+        // SAFETY: as in `set_preupdate_hook`: slot and callback are of one type, and the guard keeps the slot.
+        unsafe {
+            ffi::sqlite3_preupdate_hook(guard.db.as_ptr(), Some(guard.call), guard.slot);
+        }
+    }
+}
+
+impl PreupdateGuard {
+    /// Runs `f` without the hook: what it writes is not reported. From inside a callback, only writes in here are
+    /// allowed, for SQLite lends the values of one change at a time; those of the change being told stay readable.
+    pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
+        // SAFETY: the connection is open (crate invariant); the slot stays with the guard.
+        unsafe {
+            ffi::sqlite3_preupdate_hook(self.db.as_ptr(), None, ptr::null_mut());
+        }
+        let _resume = Resume(self);
+        f()
+    }
 }
 
 impl Drop for PreupdateGuard {
@@ -178,6 +222,7 @@ impl Db {
         let guard = PreupdateGuard {
             db: *self,
             slot,
+            call: call::<S>,
             drop_slot: drop_box::<Slot<S>>,
         };
         // SAFETY: the slot's S is the trampoline's, and the guard keeps it as long as SQLite knows it.

@@ -1,6 +1,8 @@
 //! The engine through its Rust API and SQL surface, on real files.
 
+mod properties;
 mod replica;
+mod conformance;
 mod sql;
 mod surface;
 mod upgrade;

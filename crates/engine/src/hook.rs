@@ -1,0 +1,367 @@
+//! Capture in owned files: the preupdate hook fills the journal that triggers fill in shared ones.
+//!
+//! The hook cannot fail a statement. What must not be committed (a NULL key) enters the journal as `Refused` and
+//! fails the commit with its sentence, unless a ROLLBACK TO takes it out before.
+//!
+//! SQLite tells of REPLACE as DELETE and INSERT of one key without a change counted in between; the two are taken
+//! for the one replacement that they are. It tells of a blob written in place as a DELETE with a column.
+//!
+//! **Invariant:** inside the callback nothing is written but in `paused`, and the values of the change are read
+//! with the schema that the statement runs on. DDL in an open transaction is noticed by its savepoint: a statement
+//! that changes the schema announces one to every joined table, as do statements of several rows, so the schema
+//! version is compared once per such statement and not once per row.
+
+use crate::capture::Capture;
+use crate::catalog::{KeyKind, Table};
+use crate::engine::Engine;
+use crate::error::{Error, Result};
+use crate::journal::{Event, Kind};
+use rejoin_sqlite::{Arg, Db, Preupdate, PreupdateGuard, PreupdateOp, ValueRef};
+use smallvec::SmallVec;
+use std::cell::{Cell, RefCell};
+use std::rc::{Rc, Weak};
+
+/// Tables that one transaction's statements turn to and fro between, usually.
+const KNOWN_MAX: usize = 8;
+
+/// A table as a statement's code names it.
+struct Known {
+    at: usize,
+    columns: i32,
+    name: Box<[u8]>,
+    /// None: not replicated.
+    table: Option<Rc<Table>>,
+}
+
+#[derive(Default)]
+pub struct Hook {
+    me: RefCell<Weak<Engine>>,
+    guard: RefCell<Option<Rc<PreupdateGuard>>>,
+    known: RefCell<Vec<Known>>,
+    /// The schema may have changed since the last event.
+    suspect: Cell<bool>,
+    /// SQLite is about to write a row: no other may be written now.
+    telling: Cell<bool>,
+    /// Parked changes wait for the end of the transaction.
+    deferred: Cell<bool>,
+    /// SQLite will ask before it commits.
+    begun: Cell<bool>,
+    /// The transaction cannot be captured, and must not be committed.
+    failed: RefCell<Option<Error>>,
+}
+
+impl Hook {
+    /// Whether this build can capture without triggers.
+    pub const AVAILABLE: bool = true;
+
+    pub fn bind(&self, engine: &Rc<Engine>) {
+        *self.me.borrow_mut() = Rc::downgrade(engine);
+    }
+
+    /// Installs the hook on an owned file and removes it from a shared one.
+    pub fn follow(&self, db: Db, owned: bool, _tables: &[Rc<Table>]) -> Result<()> {
+        if self.guard.borrow().is_some() == owned {
+            return Ok(());
+        }
+        self.known.borrow_mut().clear();
+        if !owned {
+            let guard = self.guard.borrow_mut().take();
+            drop(guard);
+            return Ok(());
+        }
+        let me = Rc::new(self.me.borrow().clone());
+        let guard = db.set_preupdate_hook(me, changed).map_err(|e| Error::State {
+            why: format!("{}; an owned file is captured by it, so nothing else on the connection can have it", e.message),
+        })?;
+        *self.guard.borrow_mut() = Some(Rc::new(guard));
+        // DELETE without WHERE that was compiled before empties the table without telling the hook. Every change of
+        // the temp schema has all statements compiled anew. A connection that cannot write has none of them.
+        let expired = db.exec("CREATE TEMP VIEW crsql_expire AS SELECT 1; DROP VIEW temp.crsql_expire");
+        match expired {
+            Err(e) if e.code & 0xff != rejoin_sqlite::ffi::SQLITE_READONLY => Err(e.into()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Runs `f`, which writes to the engine's own tables only, without the hook.
+    pub fn paused<R>(&self, f: impl FnOnce() -> R) -> R {
+        let guard = self.guard.borrow().clone();
+        match guard {
+            Some(guard) => guard.paused(f),
+            None => f(),
+        }
+    }
+
+    /// Before the next event the schema must be looked at.
+    pub fn suspect(&self) {
+        self.suspect.set(true);
+    }
+
+    /// Whether merged rows have to wait.
+    pub fn defers(&self) -> bool {
+        let telling = self.telling.get();
+        self.deferred.set(self.deferred.get() || telling);
+        telling
+    }
+
+    pub fn take_deferred(&self) -> bool {
+        self.deferred.take()
+    }
+
+    pub fn begun(&self) {
+        self.begun.set(true);
+    }
+
+    pub fn end(&self) {
+        self.begun.set(false);
+        self.suspect.set(true);
+        self.deferred.set(false);
+        self.failed.borrow_mut().take();
+    }
+
+    /// Why the transaction must not be committed.
+    pub fn failure(&self) -> Option<Error> {
+        self.failed.borrow().clone()
+    }
+
+    fn fail(&self, db: Db, e: Error) {
+        let mut failed = self.failed.borrow_mut();
+        if failed.is_none() {
+            *failed = Some(e);
+        }
+        if !self.begun.get() {
+            // Nobody will ask at the commit.
+            db.interrupt();
+        }
+    }
+
+    /// Ready for the event: joined, and the catalog is that of the schema now. False: nothing is to be captured.
+    fn ready(&self, engine: &Engine) -> Result<bool> {
+        if !engine.is_joined() {
+            self.known.borrow_mut().clear();
+            self.telling.set(true);
+            let joined = self.paused(|| engine.join());
+            self.telling.set(false);
+            joined?;
+            self.suspect.set(false);
+        } else if self.suspect.replace(false) {
+            self.look(engine)?;
+        }
+        Ok(self.guard.borrow().is_some())
+    }
+
+    fn look(&self, engine: &Engine) -> Result<()> {
+        self.known.borrow_mut().clear();
+        let Ok(mut core) = engine.core.try_borrow_mut() else {
+            // A merge is at work, which changes no schema.
+            self.suspect.set(true);
+            return Ok(());
+        };
+        let cookie = core.cookie()?;
+        let stale = core.stale || core.catalog_stale;
+        drop(core);
+        if !stale && cookie == engine.cap.borrow().catalog.cookie {
+            return Ok(());
+        }
+        self.paused(|| engine.reload_catalog())
+    }
+
+    #[inline]
+    fn table(&self, engine: &Engine, cap: &Capture, change: &Preupdate<'_>) -> Option<Rc<Table>> {
+        let (at, columns, name) = (change.table_ptr(), change.column_count(), change.table().to_bytes());
+        let mut known = self.known.borrow_mut();
+        let same = |k: &&Known| k.at == at && k.columns == columns && *k.name == *name;
+        if let Some(k) = known.iter().find(same) {
+            return k.table.clone();
+        }
+        let table = replicated(engine, cap, name);
+        if known.len() >= KNOWN_MAX {
+            known.remove(0);
+        }
+        known.push(Known { at, columns, name: name.into(), table: table.clone() });
+        table
+    }
+}
+
+fn replicated(engine: &Engine, cap: &Capture, name: &[u8]) -> Option<Rc<Table>> {
+    let name = std::str::from_utf8(name).ok()?;
+    // The catalog finds tables by their former names, too.
+    let t = cap.catalog.find(name).filter(|t| t.name.eq_ignore_ascii_case(name))?;
+    // What was rebuilt is compared row by row at the end.
+    let rebuilt = engine.core.try_borrow().is_ok_and(|core| core.rebuilt.contains(&t.id));
+    (!rebuilt).then(|| Rc::clone(t))
+}
+
+/// The callback.
+fn changed(engine: &Weak<Engine>, change: &Preupdate<'_>) {
+    if !change.is_main() || change.table().to_bytes().starts_with(b"crsql_") {
+        return;
+    }
+    let Some(engine) = engine.upgrade() else { return };
+    let hook = &engine.hook;
+    if hook.failed.borrow().is_some() {
+        return;
+    }
+    match hook.ready(&engine) {
+        Ok(true) => {}
+        Ok(false) => return,
+        Err(e) => return hook.fail(change.db(), e),
+    }
+    let Ok(mut cap) = engine.cap.try_borrow_mut() else {
+        let why = "a replicated table was written to while its changes were read".into();
+        return hook.fail(change.db(), Error::State { why });
+    };
+    let Some(t) = hook.table(&engine, &cap, change) else { return };
+    if engine.is_merging(t.id) || engine.is_suspended(t.id).unwrap_or(false) {
+        return;
+    }
+    let done = match change.op() {
+        PreupdateOp::Insert => insert(&mut cap, &t, change),
+        PreupdateOp::Update => update(&mut cap, &t, change),
+        PreupdateOp::Delete => match change.blobwrite() {
+            Some(column) => {
+                // Such a write is no statement and leaves no count.
+                hook.suspect();
+                blob(&mut cap, &t, change, column)
+            }
+            None => delete(&mut cap, &t, change),
+        },
+    };
+    if let Err(e) = done {
+        cap.refuse(e);
+    }
+}
+
+type Keys<'a> = SmallVec<[Arg<'a>; 4]>;
+
+fn old_keys<'a>(t: &Table, change: &'a Preupdate<'_>) -> Result<Keys<'a>> {
+    Ok(t.keys.iter().map(|k| change.old_arg(k.pos as i32)).collect::<std::result::Result<_, _>>()?)
+}
+
+fn new_keys<'a>(t: &Table, change: &'a Preupdate<'_>) -> Result<Keys<'a>> {
+    Ok(t.keys.iter().map(|k| change.new_arg(k.pos as i32)).collect::<std::result::Result<_, _>>()?)
+}
+
+/// An event on the row with these keys.
+fn event(cap: &mut Capture, t: &Table, kind: Kind, row: i64, keys: &Keys<'_>) -> Result<Event> {
+    let mut e = Event::new(kind, t.id, row);
+    if t.kind != KeyKind::RowId {
+        (e.key, e.hash) = cap.key(t, keys)?;
+    }
+    if t.kind == KeyKind::Keyed {
+        (e.row, e.row2) = (e.hash as i64, e.hash as i64);
+    }
+    Ok(e)
+}
+
+fn insert(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
+    let keys = if t.kind == KeyKind::RowId { Keys::new() } else { new_keys(t, change)? };
+    let e = event(cap, t, Kind::Insert, change.new_rowid(), &keys)?;
+    cap.take_back_delete(change.db(), t, (e.row, e.hash));
+    cap.journal.events.push(e);
+    Ok(())
+}
+
+fn delete(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
+    let keys = if t.kind == KeyKind::RowId { Keys::new() } else { old_keys(t, change)? };
+    let mut e = event(cap, t, Kind::Delete, change.old_rowid(), &keys)?;
+    e.hash2 = change.db().total_changes() as u64;
+    cap.journal.events.push(e);
+    Ok(())
+}
+
+/// `sqlite3_blob_write`: the bytes are not told, so the column counts as changed.
+fn blob(cap: &mut Capture, t: &Table, change: &Preupdate<'_>, column: i32) -> Result<()> {
+    let Some(col) = t.cols.iter().find(|c| c.pos as i32 == column) else { return Ok(()) };
+    let keys = if t.kind == KeyKind::RowId { Keys::new() } else { old_keys(t, change)? };
+    let mut e = event(cap, t, Kind::Mask, change.old_rowid(), &keys)?;
+    let mut mask = Mask::default();
+    mask.insert(col.id);
+    e.data = mask.store(cap)?;
+    cap.journal.events.push(e);
+    Ok(())
+}
+
+fn update(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
+    let mut mask = Mask::default();
+    for col in &t.cols {
+        let pos = col.pos as i32;
+        if !same(change.old_arg(pos)?.value(), change.new_arg(pos)?.value()) {
+            mask.insert(col.id);
+        }
+    }
+    let moved = t.kind != KeyKind::Keyed && change.old_rowid() != change.new_rowid();
+    let (mut old, mut new) = (Keys::new(), Keys::new());
+    let mut rekeyed = t.kind == KeyKind::RowId && moved;
+    if t.kind != KeyKind::RowId {
+        (old, new) = (old_keys(t, change)?, new_keys(t, change)?);
+        rekeyed = old.iter().zip(&new).any(|(a, b)| !same_key(a.value(), b.value()));
+    }
+    if mask.is_empty() && !moved && !rekeyed && !cap.journal.in_savepoint() {
+        return Ok(());
+    }
+    let mut e = event(cap, t, Kind::Mask, change.old_rowid(), &old)?;
+    let mut to = Event { kind: if rekeyed { Kind::Move } else { Kind::Rowid }, key2: e.key, hash2: e.hash, ..e };
+    if t.kind != KeyKind::Keyed {
+        to.row2 = change.new_rowid();
+    }
+    if rekeyed && t.kind != KeyKind::RowId {
+        (to.key2, to.hash2) = cap.key(t, &new)?;
+        if t.kind == KeyKind::Keyed {
+            to.row2 = to.hash2 as i64;
+        }
+    }
+    e.data = mask.store(cap)?;
+    if rekeyed {
+        cap.take_back_delete(change.db(), t, (to.row2, to.hash2));
+    }
+    cap.journal.events.push(e);
+    if rekeyed || moved {
+        cap.journal.events.push(to);
+    }
+    Ok(())
+}
+
+/// Changed columns as the words that `digest::mask_of` reads.
+#[derive(Default)]
+struct Mask(SmallVec<[u64; 4]>);
+
+impl Mask {
+    fn insert(&mut self, id: u32) {
+        let word = id as usize / 64;
+        if self.0.len() <= word {
+            self.0.resize(word + 1, 0);
+        }
+        self.0[word] |= 1 << (id % 64);
+    }
+
+    fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    fn store(&self, cap: &mut Capture) -> Result<crate::journal::Slice> {
+        cap.journal.store(|arena| {
+            self.0.iter().for_each(|w| arena.extend_from_slice(&w.to_le_bytes()));
+            Ok::<(), Error>(())
+        })
+    }
+}
+
+/// The same stored value, as images compare it.
+#[inline]
+fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
+    match (a, b) {
+        (ValueRef::Real(x), ValueRef::Real(y)) => x.to_bits() == y.to_bits(),
+        _ => a == b,
+    }
+}
+
+/// Equal as `IS` with the collation BINARY has it, as the triggers compare.
+fn same_key(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
+    match (a, b) {
+        (ValueRef::Integer(i), ValueRef::Real(r)) | (ValueRef::Real(r), ValueRef::Integer(i)) => {
+            r.fract() == 0.0 && r as i128 == i128::from(i)
+        }
+        _ => a == b,
+    }
+}

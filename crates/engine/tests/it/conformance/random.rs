@@ -1,0 +1,149 @@
+//! Random statements. `REJOIN_SEED=n cargo test -p rejoin --test it random_statements` runs one seed again.
+
+use super::conform_once;
+
+/// SplitMix64 (Steele, Lea and Flood, OOPSLA 2014).
+struct Random(u64);
+
+impl Random {
+    fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.next() % n
+    }
+
+    fn pick<'a>(&mut self, of: &[&'a str]) -> &'a str {
+        of[self.below(of.len() as u64) as usize]
+    }
+}
+
+const SETUP: [&str; 9] = [
+    "CREATE TABLE r(id INTEGER PRIMARY KEY, a, b TEXT DEFAULT 'x')",
+    "CREATE TABLE h(k TEXT PRIMARY KEY NOT NULL COLLATE NOCASE, a, b INTEGER DEFAULT 7)",
+    "CREATE TABLE w(x INTEGER NOT NULL, y TEXT NOT NULL, a, b REAL, PRIMARY KEY(y, x)) WITHOUT ROWID",
+    "CREATE TABLE m(p NOT NULL, q NOT NULL, a, b, PRIMARY KEY(p, q))",
+    "CREATE TABLE plain(a, b)",
+    "crr r",
+    "crr h",
+    "crr w",
+    "crr m",
+];
+
+struct Table {
+    name: &'static str,
+    keys: &'static [&'static str],
+    values: &'static [&'static str],
+}
+
+const TABLES: [Table; 4] = [
+    Table { name: "r", keys: &["id"], values: &["1", "2", "3", "4", "5"] },
+    Table { name: "h", keys: &["k"], values: &["'a'", "'A'", "'b'", "'c'", "'Cc'"] },
+    Table { name: "w", keys: &["x", "y"], values: &["1", "2", "'3'"] },
+    Table { name: "m", keys: &["p", "q"], values: &["1", "1.0", "'1'", "x'31'", "2.5"] },
+];
+
+const VALUES: [&str; 9] = ["NULL", "0", "1", "1.0", "'1'", "'text'", "x'00ff'", "a", "b"];
+
+fn key(random: &mut Random, t: &Table) -> String {
+    let values: Vec<&str> = t.keys.iter().map(|_| random.pick(t.values)).collect();
+    values.join(", ")
+}
+
+fn filter(random: &mut Random, t: &Table) -> String {
+    match random.below(6) {
+        0 => String::new(),
+        1 => format!(" WHERE a IS {}", random.pick(&VALUES[..7])),
+        _ => {
+            let equal: Vec<String> = t.keys.iter().map(|k| format!("{k} = {}", random.pick(t.values))).collect();
+            format!(" WHERE {}", equal[random.below(equal.len() as u64) as usize..].join(" AND "))
+        }
+    }
+}
+
+fn insert(random: &mut Random, t: &Table) -> String {
+    let or = random.pick(&["", "", "", " OR REPLACE", " OR REPLACE", " OR IGNORE", " OR FAIL", " OR ROLLBACK"]);
+    let rows: Vec<String> = (0..1 + random.below(3))
+        .map(|_| {
+            let key = key(random, t);
+            format!("({key}, {}, {})", random.pick(&VALUES[..7]), random.pick(&VALUES[..7]))
+        })
+        .collect();
+    let upsert = match random.below(8) {
+        _ if !or.is_empty() => "",
+        0 => " ON CONFLICT DO NOTHING",
+        1 => " ON CONFLICT DO UPDATE SET a = excluded.a",
+        2 => " ON CONFLICT DO UPDATE SET b = excluded.a, a = excluded.b WHERE excluded.a IS NOT a",
+        _ => "",
+    };
+    format!("INSERT{or} INTO {}({}, a, b) VALUES {}{upsert}", t.name, t.keys.join(", "), rows.join(", "))
+}
+
+fn update(random: &mut Random, t: &Table) -> String {
+    let or = random.pick(&["", "", "", " OR REPLACE", " OR IGNORE", " OR FAIL"]);
+    let mut set = Vec::new();
+    if random.below(3) == 0 {
+        let column = random.below(t.keys.len() as u64) as usize;
+        set.push(format!("{} = {}", t.keys[column], random.pick(t.values)));
+    }
+    if set.is_empty() || random.below(2) == 0 {
+        set.push(format!("{} = {}", random.pick(&["a", "b"]), random.pick(&VALUES)));
+    }
+    if matches!(t.name, "h" | "m") && or.is_empty() && random.below(8) == 0 {
+        set.push(format!("rowid = rowid + {}", 1 + random.below(50)));
+    }
+    format!("UPDATE{or} {} SET {}{}", t.name, set.join(", "), filter(random, t))
+}
+
+fn statement(random: &mut Random, steps: &mut Vec<String>) {
+    let t = &TABLES[random.below(TABLES.len() as u64) as usize];
+    let step = match random.below(40) {
+        0..12 => insert(random, t),
+        12..24 => update(random, t),
+        24..28 => format!("DELETE FROM {}{}", t.name, filter(random, t)),
+        28 => "BEGIN".into(),
+        29 | 30 => "COMMIT".into(),
+        31 => "ROLLBACK".into(),
+        32 | 33 => format!("SAVEPOINT {}", random.pick(&["s", "t"])),
+        34 => format!("ROLLBACK TO {}", random.pick(&["s", "t"])),
+        35 => format!("RELEASE {}", random.pick(&["s", "t"])),
+        36 => "read".into(),
+        37 => format!("INSERT INTO plain SELECT a, b FROM {}", t.name),
+        38 => format!("INSERT OR IGNORE INTO r(a, b) SELECT a, b FROM {}", t.name),
+        _ => "DELETE FROM plain".into(),
+    };
+    steps.push(step);
+}
+
+fn program(seed: u64) -> Vec<String> {
+    let mut random = Random(seed);
+    let mut steps: Vec<String> = SETUP.iter().map(|s| (*s).to_owned()).collect();
+    if random.below(2) == 0 {
+        steps.push("PRAGMA recursive_triggers = 1".into());
+    }
+    for _ in 0..10 + random.below(60) {
+        statement(&mut random, &mut steps);
+    }
+    steps.push("COMMIT".into());
+    steps
+}
+
+#[test]
+fn random_statements() {
+    let number = |name: &str| std::env::var(name).ok().and_then(|v| v.parse::<u64>().ok());
+    let seeds = match number("REJOIN_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("REJOIN_SEEDS").unwrap_or(60),
+    };
+    for seed in seeds {
+        let program = program(seed);
+        let steps: Vec<&str> = program.iter().map(String::as_str).collect();
+        println!("again with: REJOIN_SEED={seed} cargo test -p rejoin --test it random_statements");
+        conform_once(&steps, seed % 2 == 0, seed % 3 == 0);
+    }
+}

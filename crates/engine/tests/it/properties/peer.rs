@@ -1,0 +1,341 @@
+//! One database under the engine, and its model beside it.
+
+use super::program::{Key, Set, Stmt, schema};
+use super::sql;
+use rejoin_crdt::{SiteId, Value};
+use rejoin_sim::{Change, Clock, Op, Replica, TableDef};
+use rusqlite::Connection;
+use rusqlite::types::{Value as Sql, ValueRef};
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+thread_local! {
+    static NOW_MS: Cell<i64> = const { Cell::new(0) };
+}
+
+fn now_ms() -> i64 {
+    NOW_MS.get()
+}
+
+pub type Check<T = ()> = Result<T, String>;
+
+pub fn told<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Check<T> {
+    result.map_err(|e| format!("{what}: {e}"))
+}
+
+pub struct Peer {
+    path: PathBuf,
+    conns: Vec<Option<Connection>>,
+    pub model: Replica,
+    /// Key columns of each table, by the name that it has now, and how it is laid out.
+    pub tables: BTreeMap<String, (TableDef, bool)>,
+    /// Failing statements and rollbacks left holes in the numbers: they are not compared.
+    pub loose: bool,
+    layout: u8,
+}
+
+pub fn open(path: &Path) -> Check<Connection> {
+    let conn = told("open", Connection::open(path))?;
+    told("settings", conn.execute_batch("PRAGMA synchronous = OFF"))?;
+    let done = rejoin_sqlite::Db::with(&conn, |db| rejoin::register_with_clock(db, now_ms));
+    told("register", done)?;
+    Ok(conn)
+}
+
+fn select<T>(conn: &Connection, text: &str, f: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Check<Vec<T>> {
+    let mut stmt = told(text, conn.prepare(text))?;
+    let rows = told(text, stmt.query_map([], f))?;
+    told(text, rows.collect())
+}
+
+fn value(v: ValueRef<'_>) -> Value {
+    match v {
+        ValueRef::Null => Value::Null,
+        ValueRef::Integer(i) => Value::Int(i),
+        ValueRef::Real(r) => Value::Real(r),
+        ValueRef::Text(t) => Value::Text(t.to_vec()),
+        ValueRef::Blob(b) => Value::Blob(b.to_vec()),
+    }
+}
+
+fn to_sql(v: &Value) -> Sql {
+    match v {
+        Value::Null => Sql::Null,
+        Value::Int(i) => Sql::Integer(*i),
+        Value::Real(r) => Sql::Real(*r),
+        Value::Text(t) => Sql::Text(String::from_utf8_lossy(t).into_owned()),
+        Value::Blob(b) => Sql::Blob(b.clone()),
+    }
+}
+
+impl Peer {
+    pub fn new(path: PathBuf, number: usize, clock: Clock, equal: bool, layout: u8) -> Check<Peer> {
+        let site = SiteId([number as u8 + 1; 16]);
+        let mut model = Replica::new(site);
+        (model.clock, model.merge_equal_values) = (clock, equal);
+        NOW_MS.set(model.now_ms);
+        let conn = open(&path)?;
+        let wal = if layout & 8 == 0 { "PRAGMA journal_mode = WAL;" } else { "" };
+        let mut text = format!("{wal} BEGIN;");
+        let mut tables = BTreeMap::new();
+        for (n, def) in schema().into_iter().enumerate() {
+            let without = layout & (1 << n) != 0;
+            text += &sql::create(&def, &def.name, without);
+            text += &format!("; SELECT crsql_as_crr('{}');", def.name);
+            told("model", model.apply(Op::CreateTable(def.clone())))?;
+            tables.insert(def.name.clone(), (def, without));
+        }
+        let clock = if clock == Clock::Lamport { "lamport" } else { "hlc" };
+        text += &format!("SELECT crsql_config_set('clock', '{clock}'); SELECT crsql_config_set('merge-equal-values', {});", i32::from(equal));
+        text += "COMMIT;";
+        told(&text, conn.execute_batch(&text))?;
+        drop(conn);
+        // Ids by number: which of two equal values wins must not differ from run to run.
+        let plain = told("open", Connection::open(&path))?;
+        let hex = format!("{:02x}", number + 1).repeat(16);
+        let set = format!("UPDATE crsql_sites SET site_id = x'{hex}'");
+        told("site id", plain.execute_batch(&set))?;
+        let conns = vec![None, None];
+        Ok(Peer { path, conns, model, tables, loose: false, layout })
+    }
+
+    pub fn conn(&mut self, n: usize) -> Check<&Connection> {
+        NOW_MS.set(self.model.now_ms);
+        let slot = self.conns.get_mut(n).ok_or("no such connection")?;
+        if slot.is_none() {
+            *slot = Some(open(&self.path)?);
+        }
+        slot.as_ref().ok_or_else(|| "no connection".to_owned())
+    }
+
+    pub fn reopen(&mut self) {
+        self.conns = vec![None, None];
+    }
+
+    pub fn keys(&self, table: &str) -> Vec<String> {
+        let def = self.tables.get(table);
+        def.map_or_else(Vec::new, |(def, _)| def.key.iter().map(|k| k.name.clone()).collect())
+    }
+
+    /// Runs SQL text; false: it failed, which is for the model to say as well.
+    pub fn execute(&mut self, n: usize, text: &str) -> Check<bool> {
+        if std::env::var("REJOIN_TRACE").is_ok() {
+            eprintln!("{} {n}: {text}", self.path.display());
+        }
+        match self.conn(n)?.execute_batch(text) {
+            Ok(()) => Ok(true),
+            Err(e) => {
+                let told = e.to_string();
+                if std::env::var("REJOIN_TRACE").is_ok() {
+                    eprintln!("  {told}");
+                }
+                if told.contains("constraint failed") { Ok(false) } else { Err(format!("{text}: {told}")) }
+            }
+        }
+    }
+
+    /// `crsql_changes` after a version.
+    pub fn changes(&mut self, n: usize, since: i64) -> Check<Vec<Change>> {
+        let text = format!(
+            "SELECT \"table\", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes WHERE db_version > {since}"
+        );
+        select(self.conn(n)?, &text, |row| {
+            Ok(Change {
+                table: row.get(0)?,
+                pk: row.get(1)?,
+                cid: row.get(2)?,
+                val: value(row.get_ref(3)?),
+                col_version: row.get(4)?,
+                db_version: row.get(5)?,
+                site_id: SiteId::from_slice(row.get_ref(6)?.as_blob().unwrap_or(&[])).unwrap_or_default(),
+                cl: row.get(7)?,
+                seq: row.get(8)?,
+            })
+        })
+    }
+
+    /// Rows of a table in the order in which a statement over all of it meets them; key columns first.
+    pub fn rows(&mut self, n: usize, table: &str) -> Check<Vec<Vec<Value>>> {
+        let text = format!("SELECT * FROM {}", sql::quote(table));
+        select(self.conn(n)?, &text, |row| {
+            (0..row.as_ref().column_count()).map(|i| Ok(value(row.get_ref(i)?))).collect()
+        })
+    }
+
+    fn number(&mut self, n: usize, text: &str) -> Check<i64> {
+        told(text, self.conn(n)?.query_row(text, [], |row| row.get(0)))
+    }
+
+    pub fn db_version(&mut self, n: usize) -> Check<i64> {
+        self.number(n, "SELECT crsql_db_version()")
+    }
+
+    pub fn rows_impacted(&mut self, n: usize) -> Check<i64> {
+        self.number(n, "SELECT crsql_rows_impacted()")
+    }
+
+    pub fn insert_change(&mut self, n: usize, c: &Change) -> Check {
+        if std::env::var("REJOIN_TRACE").is_ok() {
+            eprintln!("{} {n}: merge {c:?}", self.path.display());
+        }
+        let conn = self.conn(n)?;
+        let stmt = conn.prepare("INSERT INTO crsql_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)");
+        let mut stmt = told("merge", stmt)?;
+        let params = rusqlite::params![
+            c.table, c.pk, c.cid, to_sql(&c.val), c.col_version, c.db_version, c.site_id.as_bytes(), c.cl, c.seq
+        ];
+        told(&format!("{c:?}"), stmt.execute(params)).map(drop)
+    }
+
+    /// The model's statement in SQL.
+    pub fn text(&self, op: &Op) -> Option<String> {
+        Some(match op {
+            Op::Insert { table, key, values, or_replace } => {
+                let columns: Vec<String> = values.iter().map(|(name, _)| name.clone()).collect();
+                let row = key.iter().chain(values.iter().map(|(_, v)| v)).cloned().collect();
+                let or = if *or_replace { "OR REPLACE" } else { "" };
+                sql::insert(table, or, &self.keys(table), &columns, &[row])
+            }
+            Op::Update { table, key, set } => {
+                let at = sql::condition(&self.keys(table), key);
+                format!("UPDATE {} SET {} WHERE {at}", sql::quote(table), sql::assignments(set))
+            }
+            Op::SetKey { table, key, to, set, or_replace } => {
+                let at = sql::condition(&self.keys(table), key);
+                let mut all: Set = self.keys(table).into_iter().zip(to.iter().cloned()).collect();
+                all.extend(set.iter().cloned());
+                let or = if *or_replace { " OR REPLACE" } else { "" };
+                format!("UPDATE{or} {} SET {} WHERE {at}", sql::quote(table), sql::assignments(&all))
+            }
+            Op::Delete { table, key } => {
+                let at = sql::condition(&self.keys(table), key);
+                format!("DELETE FROM {} WHERE {at}", sql::quote(table))
+            }
+            Op::AddColumn { table, column } => sql::add_column(table, column),
+            Op::DropColumn { table, column } => {
+                format!("ALTER TABLE {} DROP COLUMN {}", sql::quote(table), sql::quote(column))
+            }
+            Op::RenameColumn { table, column, to } => {
+                format!("ALTER TABLE {} RENAME COLUMN {} TO {}", sql::quote(table), sql::quote(column), sql::quote(to))
+            }
+            Op::RenameTable { table, to } => {
+                format!("ALTER TABLE {} RENAME TO {}", sql::quote(table), sql::quote(to))
+            }
+            Op::DropTable { table } => format!("DROP TABLE {}", sql::quote(table)),
+            Op::CreateTable(_) | Op::CommitAlter { .. } => return None,
+        })
+    }
+
+    /// The 12-step rebuild: the same table made anew. True: there is such a table.
+    pub fn rebuild(&mut self, table: &str) -> Check<bool> {
+        let Some((def, without)) = self.tables.get(table).cloned() else {
+            return Ok(false);
+        };
+        let columns = self.model.columns(table).ok_or("the model lacks the table")?;
+        let def = TableDef { columns, ..def };
+        let (create, name) = (sql::create(&def, "rebuilt", without), sql::quote(table));
+        let order = if self.layout & 16 == 0 { "" } else { " ORDER BY k DESC" };
+        let text = format!(
+            "BEGIN; {create}; INSERT INTO rebuilt SELECT * FROM {name}{order}; DROP TABLE {name}; \
+             ALTER TABLE rebuilt RENAME TO {name}; SELECT crsql_as_crr('{table}'); COMMIT"
+        );
+        self.execute(0, &text)
+    }
+
+    /// What both say of the database now.
+    pub fn compare(&mut self, n: usize) -> Check {
+        let here = self.changes(n, -1)?;
+        if !here.is_sorted_by_key(|c| (c.db_version, c.seq)) {
+            return Err(format!("not in order: {here:#?}"));
+        }
+        let mut model = self.model.changes(-1);
+        let stored: std::collections::HashSet<(String, Vec<u8>)> = model
+            .iter()
+            .filter(|c| c.cid == "-1")
+            .map(|c| (c.table.clone(), c.pk.clone()))
+            .collect();
+        let made_up = |c: &Change| {
+            c.cid == "-1" && c.cl % 2 == 1 && c.cl > 1 && !stored.contains(&(c.table.clone(), c.pk.clone()))
+        };
+        let mut here: Vec<Change> = here.into_iter().filter(|c| !made_up(c)).collect();
+        for all in [&mut here, &mut model] {
+            for c in all.iter_mut().filter(|_| self.loose) {
+                c.seq = 0;
+            }
+            all.sort_by(|a, b| {
+                let key = |c: &Change| (c.db_version, c.seq, c.table.clone(), c.pk.clone(), c.cid.clone());
+                key(a).cmp(&key(b))
+            });
+        }
+        if here != model {
+            let only = |a: &[Change], b: &[Change]| -> Vec<String> {
+                a.iter().filter(|c| !b.contains(c)).map(|c| format!("    {c:?}")).collect()
+            };
+            let (engine, model) = (only(&here, &model), only(&model, &here));
+            return Err(format!("changes differ\n  engine only:\n{}\n  model only:\n{}", engine.join("\n"), model.join("\n")));
+        }
+        for table in self.tables.keys().cloned().collect::<Vec<_>>() {
+            let mut shown = BTreeMap::new();
+            for row in self.rows(n, &table)? {
+                let width = self.keys(&table).len();
+                let id = self.model.identity(&table, row.get(..width).unwrap_or(&[]));
+                shown.insert(id.ok_or("key width")?, row);
+            }
+            let model = self.model.rows(&table).ok_or("the model lacks a table")?;
+            if shown != model {
+                return Err(format!("{table} differs\n  engine: {shown:?}\n  model: {model:?}"));
+            }
+        }
+        Ok(())
+    }
+
+    pub fn visible(&self, table: &str, key: &Key) -> bool {
+        let id = self.model.identity(table, key);
+        id.is_some_and(|id| self.model.rows(table).is_some_and(|rows| rows.contains_key(&id)))
+    }
+
+    /// What of a statement fits the schema that this replica has now; None: nothing.
+    pub fn fit(&self, stmt: &Stmt) -> Option<Stmt> {
+        let mut stmt = stmt.clone();
+        let (table, set, insert) = match &mut stmt {
+            Stmt::One(Op::Insert { table, values, .. }) => (table, Some(values), true),
+            Stmt::One(Op::Update { table, set, .. }) | Stmt::UpdateAll { table, set } => (table, Some(set), false),
+            Stmt::One(Op::SetKey { table, set, .. }) => (table, Some(set), false),
+            Stmt::One(Op::Delete { table, .. }) | Stmt::DeleteAll { table } => (table, None, false),
+            Stmt::Upsert { table, set, .. } | Stmt::OrIgnore { table, set, .. } => (table, Some(set), true),
+            Stmt::Many { table, .. } => (table, None, true),
+            _ => return Some(stmt),
+        };
+        // A table that was renamed is still meant.
+        let now = self.tables.iter().find(|(_, (def, _))| def.name == *table)?.0.clone();
+        table.clone_from(&now);
+        let columns = self.model.columns(&now)?;
+        let has = |name: &str| columns.iter().any(|c| c.name == name);
+        if let Some(set) = set {
+            set.retain(|(name, _)| has(name));
+            let required = columns.iter().find(|c| c.not_null && insert);
+            if let Some(c) = required && !set.iter().any(|(name, _)| *name == c.name) {
+                set.push((c.name.clone(), Value::Int(3)));
+            }
+        }
+        match &mut stmt {
+            Stmt::Many { columns: names, rows, .. } => {
+                let keep: Vec<bool> = names.iter().map(|n| has(n)).collect();
+                for (_, values) in rows.iter_mut() {
+                    let mut keep = keep.iter();
+                    values.retain(|_| keep.next() == Some(&true));
+                }
+                names.retain(|n| has(n));
+                if let Some(c) = columns.iter().find(|c| c.not_null && !names.contains(&c.name)) {
+                    names.push(c.name.clone());
+                    rows.iter_mut().for_each(|(_, values)| values.push(Value::Int(4)));
+                }
+            }
+            Stmt::One(Op::Update { set, .. }) | Stmt::UpdateAll { set, .. } if set.is_empty() => return None,
+            Stmt::UpdateAll { .. } | Stmt::DeleteAll { .. } if columns.is_empty() => return None,
+            _ => {}
+        }
+        Some(stmt)
+    }
+}
