@@ -202,8 +202,9 @@ impl Old {
         core.settle()?;
         drop(core);
         engine.reload_catalog()?;
+        let s = if tables == 1 { "" } else { "s" };
         Ok(format!(
-            "converted {tables} replicated tables of cr-sqlite {}",
+            "converted {tables} replicated table{s} of cr-sqlite {}",
             self.shown_version()
         ))
     }
