@@ -34,6 +34,7 @@ pub fn as_crr(engine: &Engine, table: &str) -> Result<()> {
         let t = core.adopt(table)?;
         core.backfill(&t)?;
         core.settle()?;
+        crate::rowwise::apply_parked(engine, &mut core)?;
         drop(core);
         engine.reload_catalog()
     })

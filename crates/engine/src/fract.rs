@@ -310,7 +310,7 @@ pub fn fix_conflict(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<
     let keys: Vec<&str> = (0..width)
         .map(|i| text_arg(FIX_CONFLICT, rest, i))
         .collect::<Result<_>>()?;
-    if width == 0 || rest.len() % 2 != 0 {
+    if width == 0 || !rest.len().is_multiple_of(2) {
         return Err(bad(
             FIX_CONFLICT,
             "key columns and their values differ in number",

@@ -178,7 +178,24 @@ fn db_version(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
     Ok(())
 }
 
+/// What these functions set holds until the transaction ends: in an open one, its end must be heard of. Where the
+/// write lock is not to be had, nobody is going to write.
+fn hear_the_end(e: &Engine) -> Result<()> {
+    let ready = {
+        let mut core = e.core()?;
+        core.refresh(false)?;
+        core.ready
+    };
+    if ready && !e.is_joined() && !e.db.is_autocommit() && !e.db.is_readonly() {
+        let _ = e.join();
+    }
+    Ok(())
+}
+
 fn next_db_version(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<()> {
+    if args.len() == 1 {
+        hear_the_end(e)?;
+    }
     let mut core = e.core()?;
     core.refresh(false)?;
     if e.is_joined() {
@@ -210,6 +227,7 @@ fn get_seq(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
 }
 
 fn increment_and_get_seq(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
+    hear_the_end(e)?;
     let mut core = e.core()?;
     if e.is_joined() {
         e.digest(&mut core)?;

@@ -139,9 +139,12 @@ impl Hook {
     fn ready(&self, engine: &Engine) -> Result<bool> {
         if !engine.is_joined() {
             self.known.borrow_mut().clear();
+            // Following a new schema writes.
+            let rowid = engine.db.last_insert_rowid();
             self.telling.set(true);
             let joined = self.paused(|| engine.join());
             self.telling.set(false);
+            engine.db.set_last_insert_rowid(rowid);
             joined?;
             self.suspect.set(false);
         } else if self.suspect.replace(false) {
@@ -163,7 +166,10 @@ impl Hook {
         if !stale && cookie == engine.cap.borrow().catalog.cookie {
             return Ok(());
         }
-        self.paused(|| engine.reload_catalog())
+        let rowid = engine.db.last_insert_rowid();
+        let done = self.paused(|| engine.reload_catalog());
+        engine.db.set_last_insert_rowid(rowid);
+        done
     }
 
     #[inline]
@@ -194,7 +200,8 @@ fn replicated(engine: &Engine, cap: &Capture, name: &[u8]) -> Option<Rc<Table>> 
 
 /// The callback.
 fn changed(engine: &Weak<Engine>, change: &Preupdate<'_>) {
-    if !change.is_main() || change.table().to_bytes().starts_with(b"crsql_") {
+    let name = change.table().to_bytes();
+    if !change.is_main() || name.starts_with(b"crsql_") || name.starts_with(b"sqlite_") {
         return;
     }
     let Some(engine) = engine.upgrade() else { return };

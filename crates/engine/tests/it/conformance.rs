@@ -114,8 +114,9 @@ impl Side {
             last_rowid: self.conn.last_insert_rowid(),
             autocommit: self.conn.is_autocommit(),
         };
-        // Counters of the program's own writes: the engine's functions are statements too, and count.
-        self.counts &= !step.starts_with("crr ");
+        // Counters of the program's own writes: the engine's functions are statements too, and count. VACUUM inserts
+        // triggers and views into the new file.
+        self.counts &= !step.starts_with("crr ") && step != "VACUUM";
         self.counts |= step.starts_with("INSERT") && outcome.result.is_ok();
         if !self.counts {
             (outcome.changes, outcome.last_rowid) = (0, 0);
@@ -159,6 +160,7 @@ impl Side {
                      AND name NOT LIKE 'sqlite%' ORDER BY name";
         let mut all = Vec::new();
         for name in self.sql(names) {
+            let name = name.trim_matches('\'');
             let mut rows = self.sql(&format!("SELECT * FROM \"{name}\""));
             rows.sort();
             all.push(format!("{name}: {rows:#?}"));
@@ -215,9 +217,16 @@ fn conform_once(program: &[&str], lamport: bool, often: bool) -> Vec<Change> {
             "loose" => loose = true,
             "read" => same_changes(&shared, &owned, loose, &context),
             _ => {
-                let expected = plain.step(step);
-                assert_eq!(shared.step(step), expected, "shared and plain, {context}");
-                assert_eq!(owned.step(step), expected, "owned and plain, {context}");
+                let mut expected = plain.step(step);
+                // Reading the changes inside a transaction writes, and counts.
+                let counted = ["INSERT", "UPDATE", "DELETE", "REPLACE", "WITH"].iter().any(|s| step.starts_with(s));
+                let blur = |o: &mut Outcome| o.changes *= u64::from(counted || !often);
+                blur(&mut expected);
+                for side in [&mut shared, &mut owned] {
+                    let mut outcome = side.step(step);
+                    blur(&mut outcome);
+                    assert_eq!(outcome, expected, "{:?} and plain, {context}", side.mode);
+                }
                 if expected.autocommit || often {
                     same_changes(&shared, &owned, loose, &context);
                 }
