@@ -24,12 +24,9 @@ pub fn as_crr(engine: &Engine, table: &str) -> Result<()> {
         engine.flush()?;
         let mut core = engine.core()?;
         core.refresh(true)?;
-        if core
-            .catalog
-            .find(table)
-            .is_some_and(|t| t.name.eq_ignore_ascii_case(table))
-        {
-            return Ok(());
+        let known = core.catalog.find(table).cloned();
+        if let Some(t) = known.filter(|t| t.name.eq_ignore_ascii_case(table)) {
+            return core.forget_unwatched(t.id);
         }
         let t = core.adopt(table)?;
         core.backfill(&t)?;
@@ -137,6 +134,8 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
         core.settle()?;
         let t = core.replicated(table)?;
         core.rebuilt.retain(|id| *id != t.id);
+        // What happened meanwhile is taken over right here.
+        core.forget_unwatched(t.id)?;
         core.txn.at_current = true;
         let done = core.resync(&t).and_then(|()| core.write_out());
         core.txn.at_current = false;
@@ -359,10 +358,12 @@ impl Core {
             stamped.push((at, fresh, alive));
         }
         // What is left has no row: tombstones stay, rows that wait for values too, others vanished.
-        let waiting = t.cols.iter().any(|c| c.required) && self.has_parked()?;
+        let required = t.cols.iter().any(|c| c.required);
         let mut vanished = Vec::new();
         for (_, (loc, record)) in known {
-            if !record.row.meta.is_alive() || (waiting && record.row.meta.groups.is_empty()) {
+            let meta = &record.row.meta;
+            let waits = meta.groups.is_empty() && (required || self.is_parked(t, &loc, meta.cl)?);
+            if !meta.is_alive() || waits {
                 kept.push((loc, Some(record)));
             } else {
                 vanished.push((loc, None));
@@ -379,6 +380,15 @@ impl Core {
             self.stamp_found(at, &cols, alive);
         }
         self.write_out()
+    }
+
+    /// Whether something of this life of a row is parked.
+    fn is_parked(&mut self, t: &Table, loc: &Loc, cl: u32) -> Result<bool> {
+        let pk = match loc {
+            Loc::Row(row) => Core::parked_key(t, Some(*row), None),
+            Loc::Key(key) => key.to_vec(),
+        };
+        Ok(self.parked_of_row(&t.name, &pk)?.iter().any(|p| p.cl == cl))
     }
 
     /// A row or cells that appeared unwatched: always col_version 1, so that it never beats an edit.
@@ -421,7 +431,7 @@ impl Core {
     }
 
     /// The value that each column has in a row that never set it.
-    fn defaults(&self, t: &Table) -> Result<Vec<rejoin_crdt::Value>> {
+    pub fn defaults(&self, t: &Table) -> Result<Vec<rejoin_crdt::Value>> {
         let mut all = Vec::new();
         for col in &t.cols {
             let Some(text) = &col.default else {
@@ -480,7 +490,7 @@ impl Core {
     }
 
     /// Stores a table's records anew and names them anew in the log: their places changed.
-    fn rewrite(&mut self, t: &Rc<Table>, records: Vec<(Loc, Option<Record>)>) -> Result<()> {
+    pub fn rewrite(&mut self, t: &Rc<Table>, records: Vec<(Loc, Option<Record>)>) -> Result<()> {
         if t.kind.has_rows() {
             self.db.exec(&format!("DELETE FROM {}", t.rows_table()))?;
         }

@@ -169,7 +169,7 @@ impl Cursor {
 
     fn start(&mut self, plan: &str, args: Args<'_>) -> Result<()> {
         let engine = Rc::clone(&self.engine);
-        engine.flush()?;
+        engine.before_read()?;
         let mut core = engine.core()?;
         core.refresh(false)?;
         *self = Cursor {

@@ -49,9 +49,7 @@ pub struct Made {
 pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
     // One read transaction: a state that never was must not leave.
     engine.scoped("crsql_changeset", || {
-        if engine.is_joined() {
-            engine.flush()?;
-        }
+        engine.before_read()?;
         let mut core = engine.core()?;
         core.refresh(false)?;
         if !core.ready {

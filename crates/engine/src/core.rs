@@ -3,6 +3,7 @@
 use crate::catalog::{Catalog, KeyKind, Table};
 use crate::codec::Base;
 use crate::error::{Error, Result};
+use crate::hasher::ByRow;
 use crate::hook::Hook;
 use crate::log::Changes;
 use crate::store::{Loc, Overlay, Record, TableStore};
@@ -139,7 +140,7 @@ impl Work {
 pub struct Txn {
     /// The capture table has joined: this connection holds the write lock.
     pub joined: bool,
-    pub works: HashMap<(u32, u64), Work>,
+    pub works: ByRow<Work>,
     pub seq: i64,
     /// The db_version that the transaction will get at least (it sticks).
     pub pending: Option<i64>,
@@ -215,6 +216,8 @@ pub struct Core {
     pub seen_gone: HashSet<u32>,
     /// Tables whose rows and metadata must be compared: they were rebuilt.
     pub rebuilt: Vec<u32>,
+    /// Whether rowids were given out anew, looked up once for each connection.
+    pub moved: Option<bool>,
     pub writers: HashMap<u32, crate::merge::Writers>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
@@ -260,6 +263,7 @@ impl Core {
             parked_tried: None,
             seen_gone: HashSet::new(),
             rebuilt: Vec::new(),
+            moved: None,
             writers: HashMap::new(),
             suspended: HashSet::new(),
             observing: false,
@@ -297,6 +301,9 @@ impl Core {
             if self.ready {
                 self.settle_rows()?;
             }
+        }
+        if self.ready && self.moved.is_none() {
+            self.moved = Some(self.rowids_moved()?);
         }
         let outdated = self.catalog_stale || cookie != self.catalog.cookie;
         if self.ready && (outdated || (may_write && self.cfg.schema != cookie)) {
@@ -754,6 +761,13 @@ impl Core {
             self.set_meta("folded", ValueRef::Integer(lsn))?;
             self.cfg.folded = lsn;
         }
+        self.save_vector()
+    }
+
+    /// Writes the vector of every site.
+    pub fn save_whole_vector(&mut self) -> Result<()> {
+        let sites: Vec<u32> = self.vector.iter().filter_map(|(s, _)| self.sites.ordinal(s)).collect();
+        self.vector_dirty.extend(sites);
         self.save_vector()
     }
 

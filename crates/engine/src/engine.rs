@@ -238,6 +238,26 @@ impl Engine {
         digest(core, &mut cap)
     }
 
+    /// Before metadata is read: repairs it where rowids were given out anew (dump and restore), and writes what the
+    /// open transaction owes.
+    pub fn before_read(&self) -> Result<()> {
+        let moved = {
+            let mut core = self.core()?;
+            core.refresh(false)?;
+            core.moved == Some(true)
+        };
+        if moved && self.db.is_readonly() {
+            return Err(Error::State {
+                why: "this file was restored from a dump; open it once for writing, so that Rejoin can find its rows again"
+                    .into(),
+            });
+        }
+        if moved {
+            self.scoped("crsql_repair", || self.join())?;
+        }
+        self.flush()
+    }
+
     /// Writes everything that the open transaction owes to the file.
     pub fn flush(&self) -> Result<()> {
         if !self.joined.get() {

@@ -27,6 +27,7 @@ CREATE TABLE main.crsql_parked(
   val, col_version INTEGER NOT NULL, db_version INTEGER NOT NULL, site INTEGER NOT NULL, cl INTEGER NOT NULL,
   seq INTEGER NOT NULL, reason TEXT NOT NULL, UNIQUE(tbl, pk, cid));
 CREATE INDEX main.crsql_parked_version ON crsql_parked(db_version);
+CREATE TABLE main.crsql_rowids(name TEXT PRIMARY KEY);
 CREATE TABLE IF NOT EXISTS main.crsql_tracked_peers(
   \"site_id\" BLOB NOT NULL, \"version\" INTEGER NOT NULL, \"seq\" INTEGER DEFAULT 0, \"tag\" INTEGER,
   \"event\" INTEGER, PRIMARY KEY (\"site_id\", \"tag\", \"event\")) STRICT;

@@ -19,6 +19,7 @@ mod exchange;
 mod format;
 mod fract;
 mod functions;
+mod hasher;
 #[cfg(feature = "owned")]
 mod hook;
 mod image;
@@ -33,6 +34,7 @@ mod peers;
 mod replica;
 mod rowwise;
 mod schema;
+mod status;
 mod store;
 mod tokens;
 #[cfg(not(feature = "owned"))]
@@ -41,6 +43,7 @@ mod hook;
 mod unpack;
 mod upgrade;
 mod value;
+mod verify;
 mod vtab;
 
 pub use apply::Applied;
@@ -49,6 +52,8 @@ pub use observe::{Commit, TableChange};
 pub use rejoin_crdt::site::SiteId;
 pub use rejoin_crdt::vector::VersionVector;
 pub use replica::{Options, Replica};
+pub use status::{ParkedChanges, Status, TableStatus};
+pub use verify::{Problem, Report, key_text};
 
 /// For hosts that bring a raw connection (the loadable extension).
 pub fn register(db: rejoin_sqlite::Db) -> Result<()> {

@@ -5,7 +5,7 @@ use crate::changeset::{Reader, make};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::observe::Commit;
-use crate::{Applied, SiteId, VersionVector};
+use crate::{Applied, Report, SiteId, Status, VersionVector};
 use rejoin_sqlite::Db;
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
@@ -137,6 +137,21 @@ impl Replica {
         self.engine.core()?.observing = true;
         self.engine.observers.borrow_mut().push(Box::new(f));
         Ok(())
+    }
+
+    /// What this replica is and holds: site, versions, settings, tables and parked changes.
+    pub fn status(&self) -> Result<Status> {
+        crate::status::status(&self.engine)
+    }
+
+    /// Compares the metadata with the tables and with itself; changes nothing.
+    pub fn verify(&self) -> Result<Report> {
+        crate::verify::verify(&self.engine)
+    }
+
+    /// Repairs what `verify` finds, as far as that can be done, in one transaction. The report says what is left.
+    pub fn repair(&self) -> Result<Report> {
+        crate::verify::repair(&self.engine)
     }
 
     /// Runs `f` on what the connection sees now.

@@ -103,6 +103,12 @@ impl Core {
             committed_lsn: self.tail.lsn,
             ..Txn::default()
         };
+        if self.moved == Some(true) && !self.db.is_readonly() {
+            let hashed = self.catalog.sorted().into_iter().filter(|t| t.kind == KeyKind::Hashed);
+            self.rebuilt.extend(hashed.map(|t| t.id));
+            self.place_witness()?;
+            self.moved = Some(false);
+        }
         Ok(())
     }
 
@@ -112,6 +118,7 @@ impl Core {
         if !committed {
             self.stale = true;
             self.catalog_stale = true;
+            self.moved = None;
             return Vec::new();
         }
         commits(txn)
@@ -143,7 +150,28 @@ impl Core {
         self.set_meta("clock", ValueRef::Text(b"hlc"))?;
         self.set_meta("merge-equal-values", ValueRef::Integer(0))?;
         self.set_meta("folded", ValueRef::Integer(0))?;
-        self.set_meta("site", ValueRef::Integer(0))
+        self.set_meta("site", ValueRef::Integer(0))?;
+        self.place_witness()
+    }
+
+    /// A row with a rowid chosen at random. Where rowids are given out anew (dump and restore, above all), it does
+    /// not keep it, and with it we know that the rows of tables with other keys moved.
+    fn place_witness(&mut self) -> Result<()> {
+        let rowid = (random_i64()? & ((1 << 40) - 1)) + (1 << 32);
+        self.db
+            .prepare_transient("REPLACE INTO main.crsql_rowids(rowid, name) VALUES (?1, 'witness')")?
+            .run(&[ValueRef::Integer(rowid)])?;
+        self.set_meta("witness", ValueRef::Integer(rowid))
+    }
+
+    /// Whether the rowids of this file were given out anew since the metadata was written.
+    pub fn rowids_moved(&self) -> Result<bool> {
+        let mut q = self.db.prepare_transient(
+            "SELECT (SELECT rowid FROM main.crsql_rowids WHERE name = 'witness') \
+             IS NOT (SELECT value FROM main.crsql_meta WHERE name = 'witness')",
+        )?;
+        q.step()?;
+        Ok(q.column_int(0) != 0)
     }
 
     /// Reads the schema; with `may_write`, follows what DDL did to replicated tables.
@@ -270,6 +298,7 @@ impl Core {
             let columns = self.saved_columns(saved.id)?;
             let table = Rc::new(build(self.db, saved.id, live, &columns, false)?);
             if !self.cfg.owned {
+                self.note_unwatched(saved.id)?;
                 self.install_triggers(&table)?;
                 let live = describe(self.db, &table.name)?.unwrap_or_else(|| live.clone());
                 self.save_table(saved.id, &live, kind, &key_names(&keys))?;
@@ -498,7 +527,7 @@ impl Core {
         self.db.exec(&format!(
             "DELETE FROM main.crsql_tables WHERE id = {id}; DELETE FROM main.crsql_columns WHERE tbl = {id}; \
              DELETE FROM main.crsql_aliases WHERE tbl = {id} OR (tbl = 0 AND id = {id}); \
-             DELETE FROM main.crsql_meta WHERE name IN ('next_column_{id}', 'key_{id}')"
+             DELETE FROM main.crsql_meta WHERE name IN ('next_column_{id}', 'key_{id}', 'unwatched_{id}')"
         ))?;
         Ok(())
     }

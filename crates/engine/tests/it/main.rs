@@ -7,3 +7,4 @@ mod sql;
 mod surface;
 mod upgrade;
 mod util;
+mod verify;
