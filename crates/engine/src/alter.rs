@@ -10,7 +10,7 @@ use crate::store::{Loc, Record};
 use crate::value::{from_sql, hash, identity_of_stored};
 use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
 use rejoin_sqlite::{Stmt, ValueRef};
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
 
 /// Rows whose records are written in one go.
@@ -283,6 +283,11 @@ impl Core {
     /// Compares a table with its metadata: rows without get some, metadata without a row goes, cells of columns
     /// that have none yet are stamped where they differ from the default. Records follow rows whose rowid moved.
     pub fn resync(&mut self, t: &Rc<Table>) -> Result<()> {
+        self.resync_table(t, &HashSet::new())
+    }
+
+    /// Rows among `touched` came and went while somebody watched.
+    fn resync_table(&mut self, t: &Rc<Table>, touched: &HashSet<(u32, u64)>) -> Result<()> {
         self.write_out()?;
         self.fold()?;
         let mut known = self.all_records(t)?;
@@ -303,6 +308,10 @@ impl Core {
                 .map_or(row as u64, |i| hash(self.cfg.hash_key, &i.key));
             let found = known.remove(&h);
             let alive = found.as_ref().is_some_and(|(_, r)| r.row.meta.is_alive());
+            if !alive && touched.contains(&(t.id, h)) {
+                kept.extend(found.map(|(loc, record)| (loc, Some(record))));
+                continue;
+            }
             let mut fresh = ColSet::EMPTY;
             for (n, col) in t.cols.iter().enumerate() {
                 let unwritten = found
@@ -360,8 +369,12 @@ impl Core {
         // What is left has no row: tombstones stay, rows that wait for values too, others vanished.
         let required = t.cols.iter().any(|c| c.required);
         let mut vanished = Vec::new();
-        for (_, (loc, record)) in known {
+        for (h, (loc, record)) in known {
             let meta = &record.row.meta;
+            if touched.contains(&(t.id, h)) {
+                kept.push((loc, Some(record)));
+                continue;
+            }
             let waits = meta.groups.is_empty() && (required || self.is_parked(t, &loc, meta.cl)?);
             if !meta.is_alive() || waits {
                 kept.push((loc, Some(record)));
@@ -547,9 +560,14 @@ impl Core {
 
     /// Repairs tables that were rebuilt while nobody watched.
     pub fn resync_rebuilt(&mut self) -> Result<()> {
+        self.resync_but(&HashSet::new())
+    }
+
+    /// The same, leaving to the journal the rows that it tells of.
+    pub fn resync_but(&mut self, touched: &HashSet<(u32, u64)>) -> Result<()> {
         for id in std::mem::take(&mut self.rebuilt) {
             if let Some(t) = self.catalog.get(id).cloned() {
-                self.resync(&t)?;
+                self.resync_table(&t, touched)?;
             }
         }
         Ok(())

@@ -127,7 +127,7 @@ impl Core {
         txn.clock = None;
     }
 
-    fn take_new_site(&mut self) -> Result<SiteId> {
+    pub fn take_new_site(&mut self) -> Result<SiteId> {
         let id = SiteId(crate::schema::random_id()?);
         let ordinal = self.intern_site(id)?;
         self.set_meta("site", rejoin_sqlite::ValueRef::Integer(i64::from(ordinal)))?;

@@ -28,7 +28,8 @@ pub struct Capture {
     pub file_id: i64,
     pub hash_key: (u64, u64),
     pub journal: Journal,
-    pub join: Option<Stmt>,
+    /// The statement that joins, and the schema version that it was compiled for.
+    pub join: Option<(i64, Stmt)>,
     readers: HashMap<u32, RowReader>,
     finders: HashMap<u32, Stmt>,
     /// For each image its version of the table.
@@ -201,6 +202,7 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
         return Ok(());
     }
     engine.join()?;
+    engine.look(true)?;
     let mut cap = engine.cap.borrow_mut();
     if args.get(1).int() != cap.file_id {
         return Err(Error::Capture {

@@ -79,6 +79,8 @@ pub struct Table {
     pub user_triggers: bool,
     /// No capture triggers stand on it although the file is shared.
     pub unwatched: bool,
+    /// An owned file's table was made anew, and its rows have not been compared with the metadata yet.
+    pub rebuilt: bool,
     /// The text that made it.
     pub sql: String,
 }
@@ -521,5 +523,6 @@ pub fn build(
         user_triggers: true,
         sql: live.sql.clone(),
         unwatched,
+        rebuilt: false,
     })
 }

@@ -560,7 +560,8 @@ impl Core {
     /// The version that the open transaction's next change gets.
     pub fn next_db_version(&mut self) -> i64 {
         if self.txn.at_current {
-            return self.txn.base_db_version;
+            // What this transaction wrote before is newer already, and versions in the log do not fall.
+            return self.txn.base_db_version.max(self.txn.newest);
         }
         let base = if self.txn.joined {
             self.txn.base_db_version

@@ -91,7 +91,8 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 }
             }
             Kind::Mask => {
-                note(&mut masks, i, mask_of(cap.journal.bytes(e.data)));
+                let Some(t) = core.catalog.get(e.tbl) else { continue };
+                note(&mut masks, i, mask_of(cap.journal.bytes(e.data)).intersect(&t.col_set));
             }
             Kind::Move => {
                 if let Some(before) = open.remove(&at) {

@@ -26,6 +26,8 @@ pub struct Engine {
     pub cap: RefCell<Capture>,
     pub hook: Rc<Hook>,
     joined: Cell<bool>,
+    /// The schema may have changed since the last event.
+    pub suspect: Cell<bool>,
     /// 1 while a merge writes to user tables.
     pub sync_bit: Cell<bool>,
     /// The table that a merge writes to right now.
@@ -44,6 +46,7 @@ impl Engine {
             cap: RefCell::default(),
             hook,
             joined: Cell::new(false),
+            suspect: Cell::new(false),
             sync_bit: Cell::new(false),
             merging: Cell::new(None),
             suspended: RefCell::default(),
@@ -132,9 +135,20 @@ impl Engine {
         if self.joined.get() {
             return Ok(());
         }
+        self.join_with(true)?;
+        let mut core = self.core()?;
+        // Triggers of the user's may write to other tables while parked values are applied.
+        core.resync_rebuilt()?;
+        crate::rowwise::apply_parked(self, &mut core)
+    }
+
+    /// Joins, and writes nothing else unless it may: the preupdate hook's caller is about to write a row, and a cursor
+    /// of its does not survive everything that writing may lead to.
+    pub fn join_with(&self, may_write: bool) -> Result<()> {
         self.arm()?;
-        let statement = self.cap.borrow_mut().join.take();
-        let mut statement = match statement {
+        let cookie = self.core()?.cookie()?;
+        let statement = self.cap.borrow_mut().join.take().filter(|j| j.0 == cookie);
+        let mut statement = match statement.map(|j| j.1) {
             Some(s) => s,
             None => self
                 .db
@@ -144,14 +158,14 @@ impl Engine {
         statement.reset();
         done?;
         let mut cap = self.cap.borrow_mut();
-        cap.join = Some(statement);
+        cap.join = Some((cookie, statement));
         let mut core = self.core()?;
         if !self.joined.get() {
             return Err(Error::State {
                 why: "a write needs a transaction".into(),
             });
         }
-        if let Err(e) = core.begin() {
+        if let Err(e) = core.begin(may_write) {
             self.joined.set(false);
             return Err(e);
         }
@@ -160,13 +174,28 @@ impl Engine {
             core.cfg.file_id,
             core.cfg.hash_key,
         );
-        drop(cap);
-        // Triggers of the user's may write to other tables while parked values are applied.
-        core.resync_rebuilt()?;
-        if self.hook.defers() {
+        self.suspect.set(false);
+        Ok(())
+    }
+
+    /// Looks whether the schema changed since the last event, if that may be. DDL in an open transaction announces a
+    /// savepoint to all joined tables, as statements of several rows do.
+    pub fn look(&self, may_write: bool) -> Result<()> {
+        if !self.suspect.replace(false) {
             return Ok(());
         }
-        crate::rowwise::apply_parked(self, &mut core)
+        let Ok(mut core) = self.core.try_borrow_mut() else {
+            // A merge is at work, which changes no schema.
+            self.suspect.set(true);
+            return Ok(());
+        };
+        if !core.stale && !core.catalog_stale && core.cookie()? == self.cap.borrow().catalog.cookie {
+            return Ok(());
+        }
+        core.refresh(may_write)?;
+        let mut cap = self.cap.borrow_mut();
+        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
+        Ok(())
     }
 
     /// The schema changed inside the transaction.
@@ -235,6 +264,11 @@ impl Engine {
             return Ok(());
         }
         core.refresh(true)?;
+        core.note_moved()?;
+        if !core.rebuilt.is_empty() {
+            let touched = cap.journal.touched();
+            core.resync_but(&touched)?;
+        }
         digest(core, &mut cap)
     }
 
@@ -284,7 +318,10 @@ impl Engine {
         let before = self.db.total_changes();
         self.flush()?;
         if self.hook.take_deferred() {
-            crate::rowwise::apply_parked(self, &mut *self.core()?)?;
+            let mut core = self.core()?;
+            core.refresh(true)?;
+            crate::rowwise::apply_parked(self, &mut core)?;
+            drop(core);
             self.flush()?;
         }
         if explicit && self.db.total_changes() != before {
@@ -340,7 +377,7 @@ impl Engine {
     }
 
     pub fn on_savepoint(&self, level: i32) -> Result<()> {
-        self.hook.suspect();
+        self.suspect.set(true);
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };
@@ -367,7 +404,7 @@ impl Engine {
     }
 
     pub fn on_rollback_to(&self, level: i32) -> Result<()> {
-        self.hook.suspect();
+        self.suspect.set(true);
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };

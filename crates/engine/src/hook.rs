@@ -6,10 +6,10 @@
 //! SQLite tells of REPLACE as DELETE and INSERT of one key without a change counted in between; the two are taken
 //! for the one replacement that they are. It tells of a blob written in place as a DELETE with a column.
 //!
-//! **Invariant:** inside the callback nothing is written but in `paused`, and the values of the change are read
-//! with the schema that the statement runs on. DDL in an open transaction is noticed by its savepoint: a statement
-//! that changes the schema announces one to every joined table, as do statements of several rows, so the schema
-//! version is compared once per such statement and not once per row.
+//! **Invariant:** inside the callback nothing is written but the journal. SQLite stands on the row that it is about to
+//! write, and a statement that is rolled back (a cached one whose schema changed is enough) takes its cursor away. So
+//! the hook joins by reading only: new columns get the ids that they will get when the schema is written down, and
+//! that, the comparison of rebuilt tables and what is parked wait for the end of the transaction.
 
 use crate::capture::Capture;
 use crate::catalog::{KeyKind, Table};
@@ -38,11 +38,7 @@ pub struct Hook {
     me: RefCell<Weak<Engine>>,
     guard: RefCell<Option<Rc<PreupdateGuard>>>,
     known: RefCell<Vec<Known>>,
-    /// The schema may have changed since the last event.
-    suspect: Cell<bool>,
-    /// SQLite is about to write a row: no other may be written now.
-    telling: Cell<bool>,
-    /// Parked changes wait for the end of the transaction.
+    /// What joining would have written waits for the end of the transaction.
     deferred: Cell<bool>,
     /// SQLite will ask before it commits.
     begun: Cell<bool>,
@@ -92,18 +88,6 @@ impl Hook {
         }
     }
 
-    /// Before the next event the schema must be looked at.
-    pub fn suspect(&self) {
-        self.suspect.set(true);
-    }
-
-    /// Whether merged rows have to wait.
-    pub fn defers(&self) -> bool {
-        let telling = self.telling.get();
-        self.deferred.set(self.deferred.get() || telling);
-        telling
-    }
-
     pub fn take_deferred(&self) -> bool {
         self.deferred.take()
     }
@@ -114,7 +98,6 @@ impl Hook {
 
     pub fn end(&self) {
         self.begun.set(false);
-        self.suspect.set(true);
         self.deferred.set(false);
         self.failed.borrow_mut().take();
     }
@@ -139,48 +122,24 @@ impl Hook {
     fn ready(&self, engine: &Engine) -> Result<bool> {
         if !engine.is_joined() {
             self.known.borrow_mut().clear();
-            // Following a new schema writes.
-            let rowid = engine.db.last_insert_rowid();
-            self.telling.set(true);
-            let joined = self.paused(|| engine.join());
-            self.telling.set(false);
-            engine.db.set_last_insert_rowid(rowid);
-            joined?;
-            self.suspect.set(false);
-        } else if self.suspect.replace(false) {
-            self.look(engine)?;
+            self.deferred.set(true);
+            engine.join_with(false)?;
+        } else if engine.suspect.get() {
+            self.known.borrow_mut().clear();
+            engine.look(false)?;
         }
         Ok(self.guard.borrow().is_some())
     }
 
-    fn look(&self, engine: &Engine) -> Result<()> {
-        self.known.borrow_mut().clear();
-        let Ok(mut core) = engine.core.try_borrow_mut() else {
-            // A merge is at work, which changes no schema.
-            self.suspect.set(true);
-            return Ok(());
-        };
-        let cookie = core.cookie()?;
-        let stale = core.stale || core.catalog_stale;
-        drop(core);
-        if !stale && cookie == engine.cap.borrow().catalog.cookie {
-            return Ok(());
-        }
-        let rowid = engine.db.last_insert_rowid();
-        let done = self.paused(|| engine.reload_catalog());
-        engine.db.set_last_insert_rowid(rowid);
-        done
-    }
-
     #[inline]
-    fn table(&self, engine: &Engine, cap: &Capture, change: &Preupdate<'_>) -> Option<Rc<Table>> {
+    fn table(&self, cap: &Capture, change: &Preupdate<'_>) -> Option<Rc<Table>> {
         let (at, columns, name) = (change.table_ptr(), change.column_count(), change.table().to_bytes());
         let mut known = self.known.borrow_mut();
         let same = |k: &&Known| k.at == at && k.columns == columns && *k.name == *name;
         if let Some(k) = known.iter().find(same) {
             return k.table.clone();
         }
-        let table = replicated(engine, cap, name);
+        let table = replicated(cap, name);
         if known.len() >= KNOWN_MAX {
             known.remove(0);
         }
@@ -189,13 +148,11 @@ impl Hook {
     }
 }
 
-fn replicated(engine: &Engine, cap: &Capture, name: &[u8]) -> Option<Rc<Table>> {
+fn replicated(cap: &Capture, name: &[u8]) -> Option<Rc<Table>> {
     let name = std::str::from_utf8(name).ok()?;
     // The catalog finds tables by their former names, too.
     let t = cap.catalog.find(name).filter(|t| t.name.eq_ignore_ascii_case(name))?;
-    // What was rebuilt is compared row by row at the end.
-    let rebuilt = engine.core.try_borrow().is_ok_and(|core| core.rebuilt.contains(&t.id));
-    (!rebuilt).then(|| Rc::clone(t))
+    Some(Rc::clone(t))
 }
 
 /// The callback.
@@ -218,17 +175,19 @@ fn changed(engine: &Weak<Engine>, change: &Preupdate<'_>) {
         let why = "a replicated table was written to while its changes were read".into();
         return hook.fail(change.db(), Error::State { why });
     };
-    let Some(t) = hook.table(&engine, &cap, change) else { return };
+    let Some(t) = hook.table(&cap, change) else { return };
     if engine.is_merging(t.id) || engine.is_suspended(t.id).unwrap_or(false) {
         return;
     }
     let done = match change.op() {
+        // The rows of a rebuild are those that there were; the end of the transaction compares them.
+        PreupdateOp::Insert if t.rebuilt => Ok(()),
         PreupdateOp::Insert => insert(&mut cap, &t, change),
         PreupdateOp::Update => update(&mut cap, &t, change),
         PreupdateOp::Delete => match change.blobwrite() {
             Some(column) => {
                 // Such a write is no statement and leaves no count.
-                hook.suspect();
+                engine.suspect.set(true);
                 blob(&mut cap, &t, change, column)
             }
             None => delete(&mut cap, &t, change),

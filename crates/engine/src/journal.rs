@@ -3,6 +3,8 @@
 //! Events stay until commit: a ROLLBACK TO that undoes metadata already written must be able to write the
 //! earlier part of it again.
 
+use std::collections::HashSet;
+
 /// What happened to a row. `row`s are rowids; of WITHOUT ROWID tables the key's hash.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Kind {
@@ -137,6 +139,18 @@ impl Journal {
             pending,
             rows_impacted,
         });
+    }
+
+    /// The rows that the events speak of which were not yet digested: by rowid or hash.
+    pub fn touched(&self) -> HashSet<(u32, u64)> {
+        let open = self.events.get(self.digested..).unwrap_or(&[]);
+        let keyed = |e: &Event| !e.key.is_none();
+        open.iter()
+            .flat_map(|e| {
+                let ids = if keyed(e) { [e.hash, e.hash2] } else { [e.row as u64, e.row2 as u64] };
+                ids.map(|id| (e.tbl, id))
+            })
+            .collect()
     }
 
     /// Whether something may be rolled back that is not the whole transaction.

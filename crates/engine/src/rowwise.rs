@@ -292,6 +292,11 @@ fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
         Ok(_) => Ok(()),
         // The table does not take the value: it goes on waiting.
         Err(Error::Constraint { .. } | Error::BadChange { .. }) => {
+            // The try may have parked it again, for another reason.
+            let again = core.parked_of_row(&p.table, &p.pk)?;
+            for p in again.iter().filter(|a| a.cl == p.cl && a.cid.eq_ignore_ascii_case(&p.cid)) {
+                core.unpark(p.id)?;
+            }
             core.park(p, Reason::Constraint).map(drop)
         }
         Err(e) => Err(e),

@@ -2,7 +2,7 @@
 
 use crate::capture;
 use crate::catalog::{
-    Catalog, KeyKind, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe,
+    Catalog, KeyKind, LiveColumn, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe,
     key_of, saved_tables, text,
 };
 use crate::core::{Core, Txn};
@@ -92,8 +92,8 @@ impl SchemaIndex {
 
 impl Core {
     /// The write transaction has begun.
-    pub fn begin(&mut self) -> Result<()> {
-        self.refresh(true)?;
+    pub fn begin(&mut self, may_write: bool) -> Result<()> {
+        self.refresh(may_write)?;
         let (pending, seq) = (self.txn.pending, self.txn.seq);
         self.txn = Txn {
             joined: true,
@@ -103,10 +103,17 @@ impl Core {
             committed_lsn: self.tail.lsn,
             ..Txn::default()
         };
+        if may_write { self.note_moved() } else { Ok(()) }
+    }
+
+    /// Rowids were given out anew: the tables that have other keys are to be compared.
+    pub fn note_moved(&mut self) -> Result<()> {
         if self.moved == Some(true) && !self.db.is_readonly() {
             let hashed = self.catalog.sorted().into_iter().filter(|t| t.kind == KeyKind::Hashed);
             self.rebuilt.extend(hashed.map(|t| t.id));
             self.place_witness()?;
+            // The file that was dumped may live on, and two writers must not share an id.
+            self.take_new_site()?;
             self.moved = Some(false);
         }
         Ok(())
@@ -185,7 +192,11 @@ impl Core {
         let index = SchemaIndex::read(self.db)?;
         let mut catalog = Catalog { cookie, ..Catalog::default() };
         for s in &saved_tables(self.db)? {
-            let Some(found) = index.find(s.id, &s.name) else {
+            let found = match index.find(s.id, &s.name) {
+                Some(found) => Some(found.clone()),
+                None => self.find_renamed(&index, s)?,
+            };
+            let Some(found) = found else {
                 // Only a DROP that stands ends the table's life: a rebuild drops and makes it in one transaction.
                 if !may_write && self.db.is_autocommit() {
                     self.seen_gone.insert(s.id);
@@ -193,19 +204,22 @@ impl Core {
                 continue;
             };
             let watched = self.cfg.owned || index.is_watched(s.id, &found.name);
+            let rebuilt = self.cfg.owned && found.root != s.root && found.sql != s.sql;
             let user_triggers = index.has_user_triggers(&found.name);
             let known = self.catalog.get(s.id).filter(|t| {
                 let same = (&t.sql, &t.name, t.user_triggers) == (&found.sql, &found.name, user_triggers);
                 let id = |name: &str| s.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map(|c| c.id);
                 let whole = t.cols.len() == s.columns.len();
-                same && whole && t.unwatched != watched && t.cols.iter().all(|c| id(&c.name) == Some(c.id))
+                same && whole && t.unwatched != watched && t.rebuilt == rebuilt && t.cols.iter().all(|c| id(&c.name) == Some(c.id))
             });
             if let Some(known) = known {
                 catalog.insert_shared(Rc::clone(known));
                 continue;
             }
             let Some(live) = describe(self.db, &found.name)? else { continue };
-            let mut table = build(self.db, s.id, &live, &s.columns, !watched)?;
+            let columns = match_columns(s, &live, self.next_column(s.id)?).columns;
+            let mut table = build(self.db, s.id, &live, &columns, !watched)?;
+            table.rebuilt = rebuilt;
             table.user_triggers = user_triggers;
             catalog.insert(table);
         }
@@ -339,64 +353,23 @@ impl Core {
 
     /// Columns added, dropped, renamed and moved since the table was remembered.
     fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable) -> Result<()> {
-        let plain: Vec<_> = live
-            .columns
-            .iter()
-            .enumerate()
-            .filter(|(_, c)| c.pk == 0 && !c.generated)
-            .collect();
-        let mut gone: Vec<&SavedColumn> = Vec::new();
-        for s in &saved.columns {
-            match plain
-                .iter()
-                .find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name))
-            {
-                Some((pos, c)) => self.save_column(saved.id, s.id, &c.name, &c.decl(), *pos)?,
-                None => gone.push(s),
-            }
+        let matched = match_columns(saved, live, self.next_column(saved.id)?);
+        for c in &matched.columns {
+            self.save_column(saved.id, c)?;
         }
-        let mut next = self.next_column(saved.id)?;
-        let count_before = saved.columns.len();
-        for (pos, c) in plain.iter() {
-            if saved
-                .columns
-                .iter()
-                .any(|s| s.name.eq_ignore_ascii_case(&c.name))
-            {
-                continue;
-            }
-            // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
-            let renamed = gone.iter().position(|s| {
-                s.decl == c.decl()
-                    && (s.pos == *pos as i64 || gone.len() == 1)
-                    && count_before == plain.len()
-            });
-            if let Some(i) = renamed {
-                let old = gone.swap_remove(i);
-                self.save_column(saved.id, old.id, &c.name, &c.decl(), *pos)?;
-                self.save_alias(saved.id, &old.name, i64::from(old.id))?;
-                self.drop_alias(saved.id, &c.name)?;
-            } else {
-                self.save_column(saved.id, next, &c.name, &c.decl(), *pos)?;
-                self.drop_alias(saved.id, &c.name)?;
-                next += 1;
-            }
+        for (old, id) in &matched.renamed {
+            self.save_alias(saved.id, old, i64::from(*id))?;
         }
-        for s in gone {
-            let mut del = self
-                .db
-                .prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
-            del.run(&[
-                ValueRef::Integer(i64::from(saved.id)),
-                ValueRef::Integer(i64::from(s.id)),
-            ])?;
+        for name in &matched.named {
+            self.drop_alias(saved.id, name)?;
+        }
+        for s in &matched.gone {
+            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
+            del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
             // What arrives for a dropped column is kept for others and never shown here.
             self.save_alias(saved.id, &s.name, -1)?;
         }
-        self.set_meta(
-            &format!("next_column_{}", saved.id),
-            ValueRef::Integer(i64::from(next)),
-        )
+        self.set_meta(&format!("next_column_{}", saved.id), ValueRef::Integer(i64::from(matched.next)))
     }
 
     fn next_column(&self, tbl: u32) -> Result<u32> {
@@ -439,16 +412,16 @@ impl Core {
         })
     }
 
-    fn save_column(&mut self, tbl: u32, id: u32, name: &str, decl: &str, pos: usize) -> Result<()> {
+    fn save_column(&mut self, tbl: u32, c: &SavedColumn) -> Result<()> {
         let mut q = self.db.prepare_transient(
             "REPLACE INTO main.crsql_columns(tbl, id, name, decl, pos) VALUES (?1, ?2, ?3, ?4, ?5)",
         )?;
         Ok(q.run(&[
             ValueRef::Integer(i64::from(tbl)),
-            ValueRef::Integer(i64::from(id)),
-            ValueRef::Text(name.as_bytes()),
-            ValueRef::Text(decl.as_bytes()),
-            ValueRef::Integer(pos as i64),
+            ValueRef::Integer(i64::from(c.id)),
+            ValueRef::Text(c.name.as_bytes()),
+            ValueRef::Text(c.decl.as_bytes()),
+            ValueRef::Integer(c.pos),
         ])?)
     }
 
@@ -600,4 +573,53 @@ fn key_names(keys: &[crate::catalog::KeyColumn]) -> String {
         })
         .collect();
     names.join(",")
+}
+
+/// What became of a table's columns.
+struct Matched {
+    /// All that it has now.
+    columns: Vec<SavedColumn>,
+    /// Former names.
+    renamed: Vec<(String, u32)>,
+    /// Names that mean a column anew.
+    named: Vec<String>,
+    gone: Vec<SavedColumn>,
+    /// The next free id.
+    next: u32,
+}
+
+/// Which column is which: by name; a renamed one by its place; others are new and take the next ids, so that who only
+/// reads gives them the same ones as who will write them down.
+fn match_columns(saved: &SavedTable, live: &LiveTable, mut next: u32) -> Matched {
+    let plain: Vec<_> = live.columns.iter().enumerate().filter(|(_, c)| c.pk == 0 && !c.generated).collect();
+    let (mut columns, mut gone) = (Vec::new(), Vec::new());
+    let now = |id: u32, pos: usize, c: &LiveColumn| SavedColumn { id, name: c.name.clone(), decl: c.decl(), pos: pos as i64 };
+    for s in &saved.columns {
+        match plain.iter().find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name)) {
+            Some((pos, c)) => columns.push(now(s.id, *pos, c)),
+            None => gone.push(s.clone()),
+        }
+    }
+    let (mut renamed, mut named) = (Vec::new(), Vec::new());
+    for (pos, c) in &plain {
+        if saved.columns.iter().any(|s| s.name.eq_ignore_ascii_case(&c.name)) {
+            continue;
+        }
+        // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
+        let old = gone.iter().position(|s: &SavedColumn| {
+            s.decl == c.decl()
+                && (s.pos == *pos as i64 || gone.len() == 1)
+                && saved.columns.len() == plain.len()
+        });
+        if let Some(i) = old {
+            let old = gone.swap_remove(i);
+            columns.push(now(old.id, *pos, c));
+            renamed.push((old.name, old.id));
+        } else {
+            columns.push(now(next, *pos, c));
+            next += 1;
+        }
+        named.push(c.name.clone());
+    }
+    Matched { columns, renamed, named, gone, next }
 }

@@ -56,12 +56,6 @@ impl Hook {
         f()
     }
 
-    pub fn suspect(&self) {}
-
-    pub fn defers(&self) -> bool {
-        false
-    }
-
     pub fn take_deferred(&self) -> bool {
         false
     }

@@ -17,7 +17,7 @@ SELECT * FROM c;
 .load ./rejoin
 CREATE TEMP VIEW c AS SELECT "table", hex(pk), cid, quote(val), col_version, db_version,
   site_id = crsql_site_id(), cl, seq FROM crsql_changes;
-.print -- restored
+.print -- restored: a copy, with an id of its own
 SELECT * FROM t;
 SELECT * FROM c;
 UPDATE t SET y = 'f';

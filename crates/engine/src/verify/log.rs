@@ -24,6 +24,8 @@ struct Entry {
     db_version: i64,
     /// The first of the origin versions that it stands for.
     first: u64,
+    /// Nothing is left of them, and their nonces are not known.
+    empty: bool,
     header: Header,
 }
 
@@ -43,9 +45,9 @@ pub(super) fn check(db: Db, found: &mut Findings) -> Result<Index> {
             found.hopeless(what, FRESH);
             continue;
         };
-        let mut first = row.header.version;
+        let mut empty_from = None;
         match Changes::decode(q.column_blob(8), &row.base()) {
-            Ok(changes) => first = changes.empty_from.unwrap_or(first),
+            Ok(changes) => empty_from = changes.empty_from,
             Err(_) => {
                 let (lsn, version) = (row.lsn, row.db_version);
                 found.log.push(lsn);
@@ -64,6 +66,7 @@ pub(super) fn check(db: Db, found: &mut Findings) -> Result<Index> {
                 FRESH,
             );
         }
+        let first = empty_from.unwrap_or(h.version);
         let max = VERSION_MAX as u64;
         if row.lsn < 1 || row.db_version < 0 || h.version > max || first > h.version {
             let lsn = row.lsn;
@@ -77,6 +80,7 @@ pub(super) fn check(db: Db, found: &mut Findings) -> Result<Index> {
             lsn: row.lsn,
             db_version: row.db_version,
             first,
+            empty: empty_from.is_some(),
             header: h,
         });
     }
@@ -97,7 +101,7 @@ fn check_chains(index: &Index, found: &mut Findings) {
         before = Some(row);
         let same = last.filter(|l| l.header.version == h.version);
         let previous = match last {
-            _ if row.first != h.version => None,
+            _ if row.empty => None,
             Some(_) if same.is_some() => None,
             // 0: it was not known when the version came as part of an empty range.
             Some(l) if l.header.version + 1 == h.version => {

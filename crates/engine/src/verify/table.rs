@@ -136,6 +136,7 @@ impl<'a> Check<'a> {
             match hashed {
                 Ok(h) if h == stored.hash => {}
                 Ok(_) => {
+                    self.found.rewrite.insert(self.t.id);
                     self.resync(Some(packed), "the row's metadata belongs to another key");
                     return Ok(());
                 }
@@ -172,6 +173,8 @@ impl<'a> Check<'a> {
         if stored.meta.is_alive() && !(may_wait && self.waits(&packed, &stored.meta)?) {
             let what = name("the metadata has a living row that the table lacks");
             self.found.resync.insert(self.t.id);
+            // Its record may stand in the right place, too.
+            self.found.rewrite.extend((self.t.kind == KeyKind::Hashed).then_some(self.t.id));
             self.problem(
                 key,
                 what,

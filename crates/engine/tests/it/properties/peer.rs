@@ -7,7 +7,7 @@ use rejoin_sim::{Change, Clock, Op, Replica, TableDef};
 use rusqlite::Connection;
 use rusqlite::types::{Value as Sql, ValueRef};
 use std::cell::Cell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::path::{Path, PathBuf};
 
 thread_local! {
@@ -32,6 +32,8 @@ pub struct Peer {
     pub tables: BTreeMap<String, (TableDef, bool)>,
     /// Failing statements and rollbacks left holes in the numbers: they are not compared.
     pub loose: bool,
+    /// Rows that the open transaction updated, by table and key identity.
+    updated: HashSet<(String, Key)>,
     layout: u8,
 }
 
@@ -97,7 +99,7 @@ impl Peer {
         let set = format!("UPDATE crsql_sites SET site_id = x'{hex}'");
         told("site id", plain.execute_batch(&set))?;
         let conns = vec![None, None];
-        Ok(Peer { path, conns, model, tables, loose: false, layout })
+        Ok(Peer { path, conns, model, tables, loose: false, updated: HashSet::new(), layout })
     }
 
     pub fn conn(&mut self, n: usize) -> Check<&Connection> {
@@ -250,7 +252,7 @@ impl Peer {
             return Err(format!("not in order: {here:#?}"));
         }
         let mut model = self.model.changes(-1);
-        let stored: std::collections::HashSet<(String, Vec<u8>)> = model
+        let stored: HashSet<(String, Vec<u8>)> = model
             .iter()
             .filter(|c| c.cid == "-1")
             .map(|c| (c.table.clone(), c.pk.clone()))
@@ -288,6 +290,41 @@ impl Peer {
             }
         }
         Ok(())
+    }
+
+    /// Triggers see what an UPDATE changed by a later look at the row. If the row was deleted or replaced before, the
+    /// UPDATE left no trace: its numbers are not counted. False: leave the statement out.
+    pub fn traceable(&mut self, ops: &[Op]) -> bool {
+        for op in ops {
+            let (table, key) = match op {
+                Op::Insert { table, key, or_replace: true, .. }
+                | Op::Update { table, key, .. }
+                | Op::SetKey { table, key, .. }
+                | Op::Delete { table, key } => (table, key),
+                _ => continue,
+            };
+            let Some(id) = self.model.identity(table, key) else { continue };
+            let at = (table.clone(), id);
+            match op {
+                Op::Insert { .. } if self.updated.contains(&at) => return false,
+                Op::Insert { .. } => {}
+                Op::Delete { .. } => self.loose |= self.updated.contains(&at),
+                Op::SetKey { to, or_replace, .. } => {
+                    let id = self.model.identity(table, to).unwrap_or_default();
+                    let onto = (table.clone(), id);
+                    if *or_replace && onto != at && self.updated.contains(&onto) {
+                        return false;
+                    }
+                    self.updated.extend([at, onto]);
+                }
+                _ => _ = self.updated.insert(at),
+            }
+        }
+        true
+    }
+
+    pub fn transaction_ended(&mut self) {
+        self.updated.clear();
     }
 
     pub fn visible(&self, table: &str, key: &Key) -> bool {

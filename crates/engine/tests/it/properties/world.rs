@@ -69,6 +69,7 @@ impl<'a> World<'a> {
     fn commit(&mut self, who: usize) {
         let nonce = self.nonces.draw();
         self.peers[who].model.commit(nonce);
+        self.peers[who].transaction_ended();
     }
 
     fn step(&mut self, step: &Step) -> Check {
@@ -131,6 +132,7 @@ impl<'a> World<'a> {
         } else {
             self.peers[at.who].execute(at.conn, "ROLLBACK")?;
             self.peers[at.who].model = before;
+            self.peers[at.who].transaction_ended();
         }
         Ok(())
     }
@@ -369,6 +371,9 @@ fn expected(peer: &mut Peer, conn: usize, stmt: &Stmt) -> Check<Option<(String, 
         }
         _ => return Ok(None),
     };
+    if !peer.traceable(&ops) {
+        return Ok(None);
+    }
     let mut whole = true;
     for op in ops {
         match model.apply(op) {
