@@ -176,3 +176,8 @@ impl From<Error> for rusqlite::Error {
         rusqlite::Error::SqliteFailure(code, Some(e.to_string()))
     }
 }
+
+/// The quick start of the README compiles and runs.
+#[cfg(doctest)]
+#[doc = include_str!("../../../README.md")]
+struct Readme;
