@@ -14,9 +14,10 @@ use crate::changeset::wire;
 use crate::core::{Core, Header};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::merge::{Cell, Incoming, merge_row, park_refused};
+use crate::merge::{Cell, Incoming, merge_taken, park_refused};
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::rowwise::column;
+use crate::stream::Stream;
 use rejoin_crdt::limits::{Poison, VERSION_MAX, check_col_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
@@ -286,6 +287,7 @@ struct Applying<'a> {
     /// Column versions up to here are known to be good.
     good: i64,
     applied: Applied,
+    stream: Option<Stream>,
 }
 
 impl<'a> Applying<'a> {
@@ -296,6 +298,7 @@ impl<'a> Applying<'a> {
             empty: Vec::new(),
             sites: vec![None; reader.sites().len()],
             applied: Applied::default(),
+            stream: None,
             good: 0,
             now,
             engine,
@@ -400,6 +403,9 @@ impl<'a> Applying<'a> {
                 None => Err(Reason::NoTable),
             });
         }
+        if let Some(t) = &table {
+            self.stream = Stream::new(self.core, t, rows.row_count())?;
+        }
         let here = Here { table, columns };
         let (name, names) = (rows.name(), rows.columns().to_vec());
         let mut cells: Vec<Cell<'_>> = Vec::new();
@@ -410,7 +416,10 @@ impl<'a> Applying<'a> {
             cells = reuse(these);
             done?;
         }
-        Ok(())
+        match self.stream.take() {
+            Some(mut stream) => stream.flush(self.core),
+            None => Ok(()),
+        }
     }
 
     fn row<'r>(
@@ -467,19 +476,22 @@ impl<'a> Applying<'a> {
         waiting: &[(usize, Cell<'_>, Reason)],
     ) -> Result<i64> {
         let cl = row.meta.cl;
-        let at = self.core.work_foreign(t, row.key)?;
-        let spelling = if t.plain {
-            None
-        } else if sentinel.is_some() {
-            crate::value::identity_of_foreign(t, row.key)?.spelling
-        } else {
-            self.core.txn.works.get(&at).and_then(|w| w.spelling.clone())
-        };
         let newest = cells.first().or_else(|| waiting.first().map(|w| &w.1)).map(|c| (c.stamp, c.seq));
         let mark = newest.map(|(s, seq)| Sentinel { db_version: s.db_version, site: s.site, seq });
         let Some(mark) = sentinel.or(mark) else { return Ok(0) };
+        if let Some(stream) = &mut self.stream {
+            if waiting.is_empty() && t.plain {
+                let incoming = Incoming { cl, sentinel, mark, cells, spelling: None };
+                if let Some(accepted) = stream.merge(self.engine, self.core, row.key, &incoming)? {
+                    return Ok(accepted);
+                }
+            }
+            stream.flush(self.core)?;
+        }
+        let (at, work) = self.core.take_foreign(t, row.key)?;
+        let spelling = crate::merge::spelling(&work, row.key, cl, sentinel.is_some())?;
         let incoming = Incoming { cl, sentinel, mark, cells, spelling };
-        let mut accepted = match merge_row(self.engine, self.core, at, &incoming) {
+        let mut accepted = match merge_taken(self.engine, self.core, at, work, &incoming) {
             Err(e @ Error::Constraint { .. }) => park_refused(self.engine, self.core, at, &incoming, e)?,
             other => other?,
         };

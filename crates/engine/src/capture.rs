@@ -10,6 +10,7 @@ use crate::format::quote;
 use crate::image::{RowReader, Target};
 use crate::journal::{Event, Journal, Kind, Slice};
 use crate::value;
+use rejoin_crdt::key::Affinity;
 use rejoin_sqlite::{Arg, Args, Db, Stmt};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -163,15 +164,11 @@ impl Capture {
         self.readers.get(&tbl).is_some_and(RowReader::outdated)
     }
 
-    /// The rowid under which a key of a rowid table stands.
-    fn find(&mut self, db: Db, t: &Table, args: Args<'_>) -> Result<Option<i64>> {
+    /// The row of a rowid table that has this key: rowid, and the key as it is spelled there.
+    fn find(&mut self, db: Db, t: &Table, args: Args<'_>, given: Slice) -> Result<Option<(i64, Slice)>> {
         if !self.finders.contains_key(&t.id) {
-            let sql = format!(
-                "SELECT {} FROM {} WHERE {}",
-                t.rowid,
-                t.quoted(),
-                t.key_where(1)
-            );
+            let sql =
+                format!("SELECT {}, {} FROM {} WHERE {}", t.rowid, t.key_list(""), t.quoted(), t.key_where(1));
             self.finders.insert(t.id, db.prepare(&sql)?);
         }
         let Some(q) = self.finders.get_mut(&t.id) else {
@@ -180,12 +177,27 @@ impl Capture {
         for (i, arg) in args.iter().enumerate() {
             q.bind_arg(i as i32 + 1, arg)?;
         }
-        let found = q.step();
-        let row = matches!(found, Ok(true)).then(|| q.column_int(0));
+        let step = q.step();
+        let found = if matches!(step, Ok(true)) {
+            let row = q.column_int(0);
+            let key = if value::one_spelling(t, self.journal.bytes(given)) {
+                Ok(given)
+            } else {
+                let keys = (1..=t.keys.len()).map(|i| value::from_sql(q.column(i as i32)));
+                self.journal.store(|arena| rejoin_crdt::key::pack_into(arena, keys))
+            };
+            Some((row, key))
+        } else {
+            None
+        };
         q.reset();
         q.clear_bindings();
-        found?;
-        Ok(row)
+        step?;
+        match found {
+            Some((row, Ok(key))) => Ok(Some((row, key))),
+            Some((_, Err(e))) => Err(Error::Capture { why: e.to_string() }),
+            None => Ok(None),
+        }
     }
 }
 
@@ -281,10 +293,10 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
             );
         }
         if op == REPLACE {
-            let Some(row) = cap.find(db, t, args)? else {
+            let Some((row, key)) = cap.find(db, t, args, e.key)? else {
                 return Ok(());
             };
-            (e.row, e.row2) = (row, row);
+            (e.row, e.row2, e.key) = (row, row, key);
         }
     }
     if op == UPDATE {
@@ -350,14 +362,21 @@ pub fn triggers(t: &Table, file_id: i64) -> Vec<(String, String)> {
     let differs: Vec<String> = t
         .keys
         .iter()
-        .map(|k| format!("OLD.{0} IS NOT NEW.{0} COLLATE BINARY", quote(&k.name)))
+        .map(|k| {
+            let name = quote(&k.name);
+            let differs = format!("OLD.{name} IS NOT NEW.{name} COLLATE BINARY");
+            // 1 and 1.0 are equal but two spellings, where the column can hold both.
+            match k.affinity {
+                Affinity::Blob => format!("{differs} OR typeof(OLD.{name}) IS NOT typeof(NEW.{name})"),
+                _ => differs,
+            }
+        })
         .collect();
+    let (of, differs) = (of.join(", "), differs.join(" OR "));
     all.push((
         format!("crsql_move_{id}"),
         format!(
-            "AFTER UPDATE OF {} ON {on} WHEN {} {}",
-            of.join(", "),
-            differs.join(" OR "),
+            "AFTER UPDATE OF {of} ON {on} WHEN {differs} {}",
             call(
                 MOVE,
                 rowid("OLD.") + &rowid("NEW.") + &keys("OLD.") + &keys("NEW.")
@@ -370,13 +389,18 @@ pub fn triggers(t: &Table, file_id: i64) -> Vec<(String, String)> {
             .iter()
             .map(|k| format!("{0} = NEW.{0}", quote(&k.name)))
             .collect();
+        let there = format!("EXISTS (SELECT 1 FROM {on} WHERE {})", eq.join(" AND "));
         all.push((
             format!("crsql_replace_{id}"),
             format!(
-                "BEFORE INSERT ON {on} WHEN EXISTS (SELECT 1 FROM {on} WHERE {}) {}",
-                eq.join(" AND "),
+                "BEFORE INSERT ON {on} WHEN {there} {}",
                 call(REPLACE, keys("NEW."))
             ),
+        ));
+        // UPDATE OR REPLACE removes a row that stands under the new key.
+        all.push((
+            format!("crsql_onto_{id}"),
+            format!("BEFORE UPDATE OF {of} ON {on} WHEN ({differs}) AND {there} {}", call(REPLACE, keys("NEW."))),
         ));
     }
     all.into_iter()

@@ -3,7 +3,7 @@
 use crate::catalog::{Catalog, KeyKind, Table};
 use crate::codec::Base;
 use crate::error::{Error, Result};
-use crate::hasher::ByRow;
+use crate::hasher::{ByRow, Seeded};
 use crate::hook::Hook;
 use crate::log::Changes;
 use crate::store::{Loc, Overlay, Record, TableStore};
@@ -160,6 +160,8 @@ pub struct Txn {
     pub rows_stale: bool,
     /// Headers of the transactions of an applied changeset, by db_version.
     pub applied: BTreeMap<i64, Header>,
+    /// What log rows are still to list of rows whose metadata is written.
+    pub listed: BTreeMap<i64, Changes>,
     /// Db_versions that get a log row even if nothing of them is left.
     pub due: Vec<i64>,
     /// `base_db_version` as it was set when the log ended so.
@@ -218,7 +220,7 @@ pub struct Core {
     pub rebuilt: Vec<u32>,
     /// Whether rowids were given out anew, looked up once for each connection.
     pub moved: Option<bool>,
-    pub writers: HashMap<u32, crate::merge::Writers>,
+    pub writers: HashMap<u32, Box<crate::merge::Writers>, Seeded>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
     /// Somebody wants to hear of commits.
@@ -264,7 +266,7 @@ impl Core {
             seen_gone: HashSet::new(),
             rebuilt: Vec::new(),
             moved: None,
-            writers: HashMap::new(),
+            writers: HashMap::default(),
             suspended: HashSet::new(),
             observing: false,
         }
@@ -580,17 +582,23 @@ impl Core {
         }
         self.settle_rows()?;
         let mut works: Vec<Work> = std::mem::take(&mut self.txn.works).into_values().collect();
-        works.retain(|w| !w.touched.is_empty());
+        works.retain(|w| !w.touched.is_empty() || w.stored.is_some() && w.stored != w.loc());
         if self.observing {
             let own = self.cfg.own;
             works.iter().for_each(|w| self.txn.notes.note(w, own));
         }
         for (tbl, loc, meta) in works.iter().filter_map(moved_with_past).collect::<Vec<_>>() {
-            self.name_in_past(tbl, &loc, &meta)?;
+            let mut versions: Vec<i64> = meta.groups.iter().map(|g| g.stamp.db_version).collect();
+            versions.extend(meta.sentinel.map(|s| s.db_version));
+            versions.sort_unstable();
+            versions.dedup();
+            self.name_in_past(tbl, &loc, &versions)?;
         }
+        self.settle_past(&mut works)?;
         works
             .sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
-        let mut lists: BTreeMap<i64, Changes> = BTreeMap::new();
+        let mut lists: BTreeMap<i64, Changes> = std::mem::take(&mut self.txn.listed);
+        let spilled = !lists.is_empty();
         for db_version in std::mem::take(&mut self.txn.parked) {
             lists.entry(db_version).or_default().parked = true;
         }
@@ -600,7 +608,8 @@ impl Core {
         }
         let rows = &self.txn.rows;
         let earlier: usize = rows.iter().map(|r| r.changes.inline_count()).sum();
-        let inline = lists.len() == 1
+        let inline = !spilled
+            && lists.len() == 1
             && works.len() + earlier <= INLINE_ROWS_MAX
             && rows
                 .iter()
@@ -639,13 +648,27 @@ impl Core {
         self.fold()
     }
 
-    /// Names a row at its new place in the log rows of its earlier changes.
-    fn name_in_past(&mut self, tbl: u32, loc: &Loc, meta: &RowMeta) -> Result<()> {
-        let mut versions: Vec<i64> = meta.groups.iter().map(|g| g.stamp.db_version).collect();
-        versions.extend(meta.sentinel.map(|s| s.db_version));
-        versions.sort_unstable();
-        versions.dedup();
-        for db_version in versions {
+    /// What waited and is applied now keeps the version under which it came: the log rows are in order of versions,
+    /// so that of an earlier transaction names the row.
+    fn settle_past(&mut self, works: &mut [Work]) -> Result<()> {
+        let newest = self.tail.db_version;
+        for work in works {
+            let here = |v: i64| v >= newest || self.txn.rows.iter().any(|r| r.db_version == v);
+            let past: Vec<i64> = work.touched.iter().copied().filter(|v| !here(*v)).collect();
+            if past.is_empty() {
+                continue;
+            }
+            work.touched.retain(|v| !past.contains(v));
+            if let Some(loc) = work.loc() {
+                self.name_in_past(work.table.id, &loc, &past)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names a row at its place now in the log rows of earlier changes.
+    fn name_in_past(&mut self, tbl: u32, loc: &Loc, versions: &[i64]) -> Result<()> {
+        for &db_version in versions {
             let first = self.first_log_row(db_version)?;
             let Some((rows, _)) = self.log_unit(first)? else { continue };
             let Some(mut row) = rows.into_iter().rfind(|r| r.db_version == db_version) else { continue };

@@ -3,6 +3,7 @@
 use crate::capture::Capture;
 use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, Work};
+use crate::emit::Emit;
 use crate::error::{Error, Result};
 use crate::image::{RowReader, Target, changed};
 use crate::journal::{Event, Journal, Kind, Slice};
@@ -22,10 +23,7 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
     if from == to {
         return Ok(());
     }
-    if core.txn.clock.is_none() && !core.cfg.lamport {
-        let high = core.tail.high.max(core.txn.high);
-        core.txn.clock = Some(hlc::mint(high, (core.now_ms)()));
-    }
+    core.mint();
     let masks = resolve(core, cap, from)?;
     let moves = moves(&cap.journal.events, from);
     for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
@@ -76,13 +74,14 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
 /// without the trigger on key columns having told (`SET rowid = ...`).
 fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<usize, ColSet>> {
     let mut masks = HashMap::new();
-    let mut open: HashMap<RowKey, usize> = HashMap::new();
+    // With each image the packed key under which the row stands now.
+    let mut open: HashMap<RowKey, (usize, Slice)> = HashMap::new();
     let events = &cap.journal.events;
     for (i, e) in events.iter().enumerate().skip(from) {
         let at = (e.tbl, e.row);
         match e.kind {
             Kind::Image => {
-                if let Some(before) = open.insert(at, i) {
+                if let Some((before, _)) = open.insert(at, (i, e.key)) {
                     let now = images(cap, e.data);
                     let old = events.get(before).and_then(|b| images(cap, b.data));
                     if let (Some(old), Some(now)) = (old, now) {
@@ -95,8 +94,8 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 note(&mut masks, i, mask_of(cap.journal.bytes(e.data)).intersect(&t.col_set));
             }
             Kind::Move => {
-                if let Some(before) = open.remove(&at) {
-                    open.insert((e.tbl, e.row2), before);
+                if let Some((before, _)) = open.remove(&at) {
+                    open.insert((e.tbl, e.row2), (before, e.key2));
                 }
             }
             Kind::MaybeMove => {
@@ -117,8 +116,8 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
             Kind::Insert | Kind::Replaces | Kind::Gap | Kind::Rowid | Kind::Refused => {}
         }
     }
-    let mut left: Vec<(RowKey, usize)> = open.into_iter().collect();
-    left.sort_unstable();
+    let mut left: Vec<(RowKey, (usize, Slice))> = open.into_iter().collect();
+    left.sort_unstable_by_key(|(at, (event, _))| (*at, *event));
     compare_with_table(core, cap, &left, &mut masks)?;
     Ok(masks)
 }
@@ -150,7 +149,7 @@ fn note(masks: &mut HashMap<usize, ColSet>, event: usize, mask: ColSet) {
     }
 }
 
-fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
+pub fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
     let bytes = cap.journal.bytes(data);
     let (layout, image) = bytes.split_at_checked(4)?;
     let layout = u32::from_le_bytes(layout.try_into().ok()?);
@@ -185,12 +184,12 @@ fn moved(core: &mut Core, e: &Event) -> Result<bool> {
 fn compare_with_table(
     core: &mut Core,
     cap: &Capture,
-    left: &[(RowKey, usize)],
+    left: &[(RowKey, (usize, Slice))],
     masks: &mut HashMap<usize, ColSet>,
 ) -> Result<()> {
     let mut reader: Option<RowReader> = None;
     let mut now = Vec::new();
-    for &((tbl, row), i) in left {
+    for &((tbl, row), (i, key)) in left {
         if reader.as_ref().is_none_or(|r| r.table.id != tbl) {
             let Some(t) = core.catalog.get(tbl).cloned() else {
                 continue;
@@ -201,7 +200,7 @@ fn compare_with_table(
             continue;
         };
         let target = match r.table.kind {
-            KeyKind::Keyed => Target::Key(cap.journal.bytes(e.key)),
+            KeyKind::Keyed => Target::Key(cap.journal.bytes(key)),
             _ => Target::Row(row),
         };
         now.clear();
@@ -235,9 +234,19 @@ impl Step<'_> {
         let work = self.work(known.then_some(e.row), e.key, e.hash)?;
         let replaced = work.meta.is_alive();
         work.row = Some(e.row);
+        let before = work.spelling.clone();
         let at = self.work_at(e.row, e.hash);
         if replaced {
             self.core.absorb_parked(at)?;
+        }
+        self.core.respell(at, self.journal.bytes(e.key))?;
+        let now = self.core.txn.works.get(&at).and_then(|w| w.spelling.as_ref());
+        if replaced && now != before.as_ref() {
+            // A key spelled anew is another life: every replica shows the smallest spelling of one life.
+            if let Some(work) = self.core.txn.works.get_mut(&at) {
+                work.meta.cl += 1;
+            }
+            return self.core.born(at, false);
         }
         self.core.born(at, replaced)
     }
@@ -268,29 +277,28 @@ impl Step<'_> {
     /// Rule 3.5: the cells under the new key, then the old key's sentinel, then the new key's.
     fn change_key(&mut self, e: &Event, changed: Option<&ColSet>) -> Result<()> {
         let (old_at, new_at) = (self.work_at(e.row, e.hash), self.work_at(e.row2, e.hash2));
+        let journal = self.journal;
         let old = self.work(Some(e.row), e.key, e.hash)?;
         if old_at == new_at {
             // The rowid moved, or the key was spelled anew under the same identity.
             old.row = Some(e.row2);
-            let spelled =
-                e.key != e.key2 && self.journal.bytes(e.key) != self.journal.bytes(e.key2);
-            if spelled {
-                self.core.died(old_at)?;
-                let packed = self.journal.bytes(e.key2);
-                self.core.respell(old_at, packed)?;
-                return self.core.born(old_at, false);
-            }
-            let own = self.core.next_db_version();
-            if let Some(work) = self.core.txn.works.get_mut(&old_at) {
-                work.touch(own);
+            if e.key != e.key2 && journal.bytes(e.key) != journal.bytes(e.key2) {
+                let meta = old.meta.clone();
+                old.meta.cl += 1;
+                let changed = changed.cloned().unwrap_or_default();
+                self.core.respell(old_at, self.journal.bytes(e.key2))?;
+                return self.core.take_over(old_at, old_at, &Moved { meta, changed, hit: false });
             }
             return Ok(());
         }
         let moved = old.meta.clone();
         let known = self.t.kind == KeyKind::RowId;
         let new = self.work(known.then_some(e.row2), e.key2, e.hash2)?;
-        let hit = new.meta.is_alive();
+        let (alive, before) = (new.meta.is_alive(), new.spelling.clone());
         new.row = Some(e.row2);
+        self.core.respell(new_at, self.journal.bytes(e.key2))?;
+        let now = self.core.txn.works.get(&new_at).and_then(|w| w.spelling.as_ref());
+        let hit = alive && now == before.as_ref();
         let changed = changed.cloned().unwrap_or_default();
         self.core.take_over(
             old_at,
@@ -381,69 +389,66 @@ impl Core {
         }
         if let Some((loc, record)) = found {
             work.meta = record.row.meta;
-            work.stored = Some(loc);
-            if record.spelling.is_some() {
+            // Of a row that stands in the table under its rowid the spelling is in the table, not here.
+            if record.spelling.is_some() || matches!(loc, Loc::Key(_)) {
                 work.spelling = record.spelling;
             }
+            work.stored = Some(loc);
         } else if let Some(record) = self.txn.orphans.remove(&(t.id, hash)) {
             work.meta = record.row.meta;
         }
         Ok(work)
     }
 
+    /// The clock value of the open transaction's local writes.
+    pub fn mint(&mut self) {
+        if self.txn.clock.is_none() && !self.cfg.lamport {
+            let high = self.tail.high.max(self.txn.high);
+            self.txn.clock = Some(hlc::mint(high, (self.now_ms)()));
+        }
+    }
+
+    /// The numbers that the next local write takes.
+    pub fn emit(&mut self) -> Emit {
+        Emit {
+            db_version: self.next_db_version(),
+            site: self.cfg.own,
+            clock: self.txn.clock.unwrap_or(0),
+            lamport: self.cfg.lamport,
+            seq: self.txn.seq,
+            high: self.txn.high,
+        }
+    }
+
+    /// Runs a local write on a work's metadata.
+    fn emitting(&mut self, at: (u32, u64), f: impl FnOnce(&mut Emit, &mut Work) -> bool) -> bool {
+        let mut emit = self.emit();
+        let Some(work) = self.txn.works.get_mut(&at) else { return false };
+        let did = f(&mut emit, work);
+        if did {
+            work.touch(emit.db_version);
+        }
+        (self.txn.seq, self.txn.high) = (emit.seq, emit.high);
+        did
+    }
+
     /// A row was inserted, or put in the place of a living one.
     pub fn born(&mut self, at: (u32, u64), replaced: bool) -> Result<()> {
-        let (db_version, site) = (self.next_db_version(), self.cfg.own);
-        let Some(work) = self.txn.works.get_mut(&at) else {
-            return Ok(());
-        };
-        let cols = work.table.col_set.clone();
-        if !replaced {
-            let known = work.meta.cl > 0;
-            work.meta.cl = if known { work.meta.cl + 1 } else { 1 };
-            work.meta.groups.clear();
-            work.meta.sentinel = None;
-            // A spelling that is not the identity form must travel, and a sentinel carries it.
-            if known || cols.is_empty() || work.spelling.is_some() {
-                work.meta.sentinel = Some(Sentinel {
-                    db_version,
-                    site,
-                    seq: self.txn.seq,
-                });
-                self.txn.seq += 1;
-                work.touch(db_version);
-            }
-        }
-        work.touch(db_version);
-        if replaced && !cols.is_empty() {
-            // cr-sqlite counts a sentinel that it does not write; programs compare the numbers.
-            self.txn.seq += 1;
-        }
-        self.write_cells(at, &cols)
+        self.emitting(at, |emit, work| {
+            let table = Rc::clone(&work.table);
+            emit.born(&table, &mut work.meta, work.spelling.is_some(), replaced);
+            // The same row of keys alone again may stand in another place now, but nothing was written.
+            !(replaced && table.cols.is_empty())
+        });
+        Ok(())
     }
 
     /// A row was deleted.
     pub fn died(&mut self, at: (u32, u64)) -> Result<()> {
-        let (db_version, site) = (self.next_db_version(), self.cfg.own);
-        let Some(work) = self.txn.works.get_mut(&at) else {
-            return Ok(());
-        };
-        if work.meta.cl > 0 && !work.meta.is_alive() {
+        if !self.emitting(at, |emit, work| emit.died(&mut work.meta)) || !self.has_parked()? {
             return Ok(());
         }
-        work.meta.cl = if work.meta.cl == 0 {
-            2
-        } else {
-            work.meta.cl + 1
-        };
-        work.meta.groups.clear();
-        work.meta.sentinel = Some(Sentinel {
-            db_version,
-            site,
-            seq: self.txn.seq,
-        });
-        self.txn.seq += 1;
-        work.touch(db_version);
+        let Some(work) = self.txn.works.get(&at) else { return Ok(()) };
         let (table, cl) = (Rc::clone(&work.table), work.meta.cl);
         let pk = Core::parked_key(&table, work.row, work.key.as_deref());
         self.unpark_row(&table.name, &pk, cl)
@@ -451,58 +456,12 @@ impl Core {
 
     /// A local write of some cells.
     pub fn write_cells(&mut self, at: (u32, u64), cols: &ColSet) -> Result<()> {
-        if cols.is_empty() {
-            return Ok(());
-        }
-        let (db_version, site) = (self.next_db_version(), self.cfg.own);
-        let clock = self.txn.clock.unwrap_or(0);
-        let lamport = self.cfg.lamport;
-        let txn = &mut self.txn;
-        let Some(work) = txn.works.get_mut(&at) else {
-            return Ok(());
-        };
-        work.touch(db_version);
-        let fresh = work.meta.groups.is_empty();
-        let newest = if fresh {
-            0
-        } else {
-            cols.iter()
-                .filter_map(|c| work.meta.cell(c))
-                .map(|c| c.0.col_version)
-                .max()
-                .unwrap_or(0)
-        };
-        if work.table.ordered && (fresh || (!lamport && newest < clock)) {
-            let col_version = if lamport { 1 } else { clock };
-            let stamp = Stamp {
-                col_version,
-                db_version,
-                site,
-            };
-            work.meta.write(cols.clone(), stamp, txn.seq);
-            txn.seq += i64::from(cols.len());
-            txn.high = txn.high.max(col_version);
-            return Ok(());
-        }
-        let table = Rc::clone(&work.table);
-        for col in table.cols.iter().filter(|c| cols.contains(c.id)) {
-            let previous = work.meta.cell(col.id).map_or(0, |c| c.0.col_version);
-            let col_version = if lamport {
-                previous + 1
-            } else {
-                hlc::for_cell(previous, clock)
-            };
-            work.meta.write(
-                ColSet::single(col.id),
-                Stamp {
-                    col_version,
-                    db_version,
-                    site,
-                },
-                txn.seq,
-            );
-            txn.seq += 1;
-            txn.high = txn.high.max(col_version);
+        if !cols.is_empty() {
+            self.emitting(at, |emit, work| {
+                let table = Rc::clone(&work.table);
+                emit.wrote(&table, &mut work.meta, cols);
+                true
+            });
         }
         Ok(())
     }
@@ -513,7 +472,8 @@ impl Core {
             return Ok(());
         };
         if work.table.kind != KeyKind::RowId {
-            work.spelling = value::identity_of_stored(&work.table, packed)?.spelling;
+            let plain = value::is_plain(&work.table, packed)?;
+            work.spelling = if plain { None } else { value::identity_of_stored(&work.table, packed)?.spelling };
         }
         Ok(())
     }
@@ -530,7 +490,7 @@ impl Core {
         work.meta.cl = match before.cl {
             0 => 1,
             cl if hit => cl,
-            cl => cl + 1,
+            cl => cl + 1 + (cl & 1),
         };
         work.meta.sentinel = before.sentinel.filter(|_| hit);
         let table = Rc::clone(&work.table);
@@ -550,7 +510,7 @@ impl Core {
                     .max(there + i64::from(hit))
                     .max(1)
             } else {
-                hlc::for_cell(from.max(there), clock)
+                hlc::for_cell(there, clock)
             };
             work.meta.write(
                 ColSet::single(col.id),
@@ -566,7 +526,12 @@ impl Core {
         }
         work.touch(db_version);
         self.move_parked(old, new)?;
-        self.died(old)?;
+        if old == new {
+            // The old spelling's sentinel, which the new one's covers at once.
+            self.txn.seq += 1;
+        } else {
+            self.died(old)?;
+        }
         let seq = self.txn.seq;
         if let Some(work) = self.txn.works.get_mut(&new)
             && work.meta.sentinel.is_none()

@@ -257,6 +257,16 @@ impl Engine {
         }
     }
 
+    /// Large simple transactions take a shorter way.
+    fn bulk(&self, core: &mut Core) -> Result<()> {
+        let mut cap = self.cap.borrow_mut();
+        if cap.journal.digested < cap.journal.events.len() {
+            core.refresh(true)?;
+            crate::bulk::flush(core, &mut cap)?;
+        }
+        Ok(())
+    }
+
     /// Turns captured events into metadata in memory.
     pub fn digest(&self, core: &mut Core) -> Result<()> {
         let mut cap = self.cap.borrow_mut();
@@ -299,7 +309,11 @@ impl Engine {
         }
         let rowid = self.db.last_insert_rowid();
         let mut core = self.core()?;
-        let done = self.hook.paused(|| self.digest(&mut core).and_then(|()| core.write_out()));
+        let done = self.hook.paused(|| {
+            self.bulk(&mut core)?;
+            self.digest(&mut core)?;
+            core.write_out()
+        });
         self.db.set_last_insert_rowid(rowid);
         done
     }
@@ -316,6 +330,7 @@ impl Engine {
         let changes = self.db.changes();
         let explicit = self.db.is_autocommit();
         let before = self.db.total_changes();
+        let rowid = self.db.last_insert_rowid();
         self.flush()?;
         if self.hook.take_deferred() {
             let mut core = self.core()?;
@@ -323,6 +338,7 @@ impl Engine {
             crate::rowwise::apply_parked(self, &mut core)?;
             drop(core);
             self.flush()?;
+            self.db.set_last_insert_rowid(rowid);
         }
         if explicit && self.db.total_changes() != before {
             self.restore_changes(changes)?;
@@ -435,6 +451,7 @@ impl Engine {
             core.txn.works.clear();
             core.txn.parked.clear();
             core.txn.due.clear();
+            core.txn.listed.clear();
             core.txn.rows_stale = true;
             core.txn.local = None;
             core.stale = true;

@@ -16,6 +16,7 @@ use crate::catalog::{KeyKind, Table};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::{Event, Kind};
+use rejoin_crdt::key::Affinity;
 use rejoin_sqlite::{Arg, Db, Preupdate, PreupdateGuard, PreupdateOp, ValueRef};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
@@ -261,7 +262,8 @@ fn update(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
     let mut rekeyed = t.kind == KeyKind::RowId && moved;
     if t.kind != KeyKind::RowId {
         (old, new) = (old_keys(t, change)?, new_keys(t, change)?);
-        rekeyed = old.iter().zip(&new).any(|(a, b)| !same_key(a.value(), b.value()));
+        let pairs = old.iter().zip(&new).zip(&t.keys);
+        rekeyed = pairs.into_iter().any(|((a, b), k)| !same_key(a.value(), b.value(), k.affinity));
     }
     if mask.is_empty() && !moved && !rekeyed && !cap.journal.in_savepoint() {
         return Ok(());
@@ -323,8 +325,10 @@ fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
 }
 
 /// Equal as `IS` with the collation BINARY has it, as the triggers compare.
-fn same_key(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
+fn same_key(a: ValueRef<'_>, b: ValueRef<'_>, affinity: Affinity) -> bool {
     match (a, b) {
+        // 1 and 1.0 are equal but two spellings, where the column can hold both.
+        _ if affinity == Affinity::Blob => a == b,
         (ValueRef::Integer(i), ValueRef::Real(r)) | (ValueRef::Real(r), ValueRef::Integer(i)) => {
             r.fract() == 0.0 && r as i128 == i128::from(i)
         }

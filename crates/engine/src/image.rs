@@ -91,7 +91,7 @@ impl RowReader {
     }
 }
 
-fn put_value(out: &mut Vec<u8>, value: ValueRef<'_>, hash_key: (u64, u64)) {
+pub fn put_value(out: &mut Vec<u8>, value: ValueRef<'_>, hash_key: (u64, u64)) {
     let mut bytes = |tag: u8, v: &[u8]| {
         if v.len() <= INLINE_MAX {
             out.push(tag);

@@ -5,6 +5,7 @@ mod alter;
 mod apply;
 mod automigrate;
 mod block;
+mod bulk;
 mod capture;
 mod catalog;
 mod changes;
@@ -13,6 +14,7 @@ mod codec;
 mod config;
 mod core;
 mod digest;
+mod emit;
 mod engine;
 pub mod error;
 mod exchange;
@@ -36,6 +38,7 @@ mod rowwise;
 mod schema;
 mod status;
 mod store;
+mod stream;
 mod tokens;
 #[cfg(not(feature = "owned"))]
 #[path = "unhooked.rs"]

@@ -7,13 +7,13 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::quote;
 use crate::image::{RowReader, Target};
+use crate::store::Loc;
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::value::{self, from_sql, to_sql};
 use rejoin_crdt::ValueRef;
 use rejoin_crdt::merge::{Causal, SentinelRef, Verdict, by_value, by_version, causal, sentinel};
 use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 use rejoin_sqlite::{Stmt, ValueRef as Sql};
-use std::collections::HashMap;
 use std::rc::Rc;
 
 /// A cell of an incoming row: stamp with local site ordinal and db_version.
@@ -35,22 +35,63 @@ pub struct Incoming<'a> {
     pub spelling: Option<Rc<[u8]>>,
 }
 
+type Params<'a> = smallvec::SmallVec<[Sql<'a>; 16]>;
+
 /// The statements that write merged values into one table.
 pub struct Writers {
     table: Rc<Table>,
-    put: HashMap<ColSet, Stmt>,
-    set: HashMap<ColSet, Stmt>,
+    /// INSERT, REPLACE and UPDATE, last used first.
+    writes: Vec<Write>,
     delete: Option<Stmt>,
     find: Option<Stmt>,
     reader: Option<RowReader>,
 }
 
+/// How values enter the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    Insert,
+    Replace,
+    Update,
+}
+
+struct Write {
+    way: Way,
+    cols: ColSet,
+    stmt: Stmt,
+}
+
+/// A peer that names every set of columns does not get a statement for each.
+const WRITES_MAX: usize = 64;
+
 impl Writers {
+    /// The statement that writes these columns, in the order of the table.
+    fn write(&mut self, core: &Core, way: Way, cols: &ColSet) -> Result<&mut Stmt> {
+        let known = self.writes.iter().position(|w| w.way == way && w.cols == *cols);
+        match known {
+            Some(0) => {}
+            Some(i) => self.writes.swap(0, i),
+            None => {
+                let t = &self.table;
+                let named: Vec<&Column> = t.cols.iter().filter(|c| cols.contains(c.id)).collect();
+                let sql = match way {
+                    Way::Insert => put_sql(t, "INSERT", &named),
+                    Way::Replace => put_sql(t, "REPLACE", &named),
+                    Way::Update => set_sql(t, &named),
+                };
+                let stmt = core.prepare_quiet(t, &sql)?;
+                self.writes.truncate(WRITES_MAX - 1);
+                self.writes.insert(0, Write { way, cols: cols.clone(), stmt });
+            }
+        }
+        let first = self.writes.first_mut().map(|w| &mut w.stmt);
+        first.ok_or_else(|| Error::damaged("statement slot"))
+    }
+
     pub fn new(table: &Rc<Table>) -> Writers {
         Writers {
             table: Rc::clone(table),
-            put: HashMap::new(),
-            set: HashMap::new(),
+            writes: Vec::new(),
             delete: None,
             find: None,
             reader: None,
@@ -66,7 +107,7 @@ fn by_row(t: &Table, first: usize) -> String {
     }
 }
 
-fn put_sql(t: &Table, cols: &[&Column]) -> String {
+fn put_sql(t: &Table, verb: &str, cols: &[&Column]) -> String {
     let names: Vec<String> = t
         .keys
         .iter()
@@ -75,7 +116,7 @@ fn put_sql(t: &Table, cols: &[&Column]) -> String {
         .collect();
     let marks: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
     format!(
-        "REPLACE INTO {} ({}) VALUES ({})",
+        "{verb} INTO {} ({}) VALUES ({})",
         t.quoted(),
         names.join(", "),
         marks.join(", ")
@@ -109,15 +150,22 @@ impl Core {
         Ok(prepared?)
     }
 
-    fn writers(&mut self, t: &Rc<Table>) -> Writers {
+    fn writers(&mut self, t: &Rc<Table>) -> Box<Writers> {
         match self.writers.remove(&t.id) {
             Some(w) if Rc::ptr_eq(&w.table, t) => w,
-            _ => Writers::new(t),
+            _ => Box::new(Writers::new(t)),
         }
     }
 
     /// The work of a row that a peer names.
     pub fn work_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<(u32, u64)> {
+        let (at, work) = self.take_foreign(t, packed)?;
+        self.txn.works.insert(at, work);
+        Ok(at)
+    }
+
+    /// The same, not in its place.
+    pub fn take_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<((u32, u64), Work)> {
         let (row, identity, hash) = match t.kind {
             KeyKind::RowId => (Some(value::packed_rowid(t, packed)?), None, 0),
             _ => {
@@ -127,27 +175,24 @@ impl Core {
             }
         };
         let at = work_at(t, row.unwrap_or(0), hash);
-        if !self.txn.works.contains_key(&at) {
-            let row = match (t.kind, &identity) {
-                (KeyKind::Hashed, Some(i)) => self.find_row(t, &i.key)?,
-                _ => row,
-            };
-            let spelling = identity.as_ref().and_then(|i| i.spelling.clone());
-            let mut work = self.open_work(t, row, identity, hash)?;
-            if work.meta.cl > 0 && work.stored.is_some() {
-                // The stored spelling stands; the incoming one is weighed with its sentinel.
-                if work.spelling == spelling && t.kind == KeyKind::Hashed && work.meta.is_alive() {
-                    work.spelling = self.live_spelling(t, row)?;
-                }
-            }
-            self.txn.works.insert(at, work);
+        if let Some(work) = self.txn.works.remove(&at) {
+            return Ok((at, work));
         }
-        Ok(at)
+        let row = match (t.kind, &identity) {
+            (KeyKind::Hashed, Some(i)) => self.find_row(t, &i.key)?,
+            _ => row,
+        };
+        let mut work = self.open_work(t, row, identity, hash)?;
+        if t.kind == KeyKind::Hashed && matches!(work.stored, Some(Loc::Row(_))) {
+            // The spelling that stands; the incoming one is weighed with its sentinel.
+            work.spelling = self.live_spelling(t, row, work.key.as_deref())?;
+        }
+        Ok((at, work))
     }
 
     /// The spelling that the table shows, where it is not the identity form.
-    fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>) -> Result<Option<Rc<[u8]>>> {
-        let Some(row) = row.filter(|_| !t.plain) else {
+    fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>, key: Option<&[u8]>) -> Result<Option<Rc<[u8]>>> {
+        let Some(row) = row.filter(|_| key.is_some_and(|key| !value::one_spelling(t, key))) else {
             return Ok(None);
         };
         let mut reader = RowReader::new(self.db, t)?;
@@ -184,7 +229,8 @@ impl Core {
         if !work.meta.is_alive() {
             return Ok(false);
         }
-        if !self.has_parked()? {
+        // What waits has none of its cells among the metadata.
+        if !work.meta.groups.is_empty() {
             return Ok(true);
         }
         if work.table.kind == KeyKind::Hashed {
@@ -199,6 +245,18 @@ impl Core {
     }
 }
 
+/// The spelling that a change with this packed key stands for, None: the identity form. A sentinel and whatever
+/// begins a life brings its own.
+pub fn spelling(work: &Work, packed: &[u8], cl: u32, sentinel: bool) -> Result<Option<Rc<[u8]>>> {
+    if work.table.kind == KeyKind::RowId || value::is_plain(&work.table, packed)? {
+        return Ok(None);
+    }
+    if sentinel || cl > work.meta.cl {
+        return Ok(value::identity_of_foreign(&work.table, packed)?.spelling);
+    }
+    Ok(work.spelling.clone())
+}
+
 fn unpacked(key: &[u8]) -> Result<impl Iterator<Item = ValueRef<'_>>> {
     rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))
 }
@@ -211,24 +269,41 @@ pub fn merge_row(
     inc: &Incoming<'_>,
 ) -> Result<i64> {
     // The work is taken out while statements of the user's table run, and put back whatever they say.
-    let Some(mut work) = core.txn.works.remove(&at) else {
+    let Some(work) = core.txn.works.remove(&at) else {
         return Err(Error::damaged("work"));
     };
-    let before = (
-        work.meta.clone(),
-        work.row,
-        work.spelling.clone(),
-        work.touched.clone(),
-    );
+    merge_taken(engine, core, at, work, inc)
+}
+
+/// The same with the work at hand.
+pub fn merge_taken(
+    engine: &Engine,
+    core: &mut Core,
+    at: (u32, u64),
+    mut work: Work,
+    inc: &Incoming<'_>,
+) -> Result<i64> {
+    let (row, spelling) = (work.row, work.spelling.clone());
+    let before = (work.meta.cl > 0).then(|| (work.meta.clone(), work.touched.clone()));
     let done = merge_work(engine, core, &mut work, inc);
     if done.is_err() {
-        (work.meta, work.row, work.spelling, work.touched) = before;
+        (work.meta, work.touched) = before.unwrap_or_default();
+        (work.row, work.spelling) = (row, spelling);
     }
     core.txn.works.insert(at, work);
     done
 }
 
-fn merge_work(
+/// A row of which nothing is known here; None: one stands in the table nevertheless, and nothing was changed.
+pub fn merge_fresh(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<Option<i64>> {
+    match new_life(engine, core, work, inc, Standing::Absent) {
+        Err(Error::Constraint { code, .. }) if is_taken(code) => Ok(None),
+        other => other.map(Some),
+    }
+}
+
+/// Applies what came of one row to its work. After an error the work is good for nothing more.
+pub fn merge_work(
     engine: &Engine,
     core: &mut Core,
     work: &mut Work,
@@ -244,17 +319,25 @@ fn merge_work(
             work.meta.cl = inc.cl;
             work.meta.groups.clear();
             work.meta.sentinel = Some(inc.sentinel.unwrap_or(inc.mark));
-            if inc.spelling.is_some() {
-                work.spelling.clone_from(&inc.spelling);
-            }
+            work.spelling.clone_from(&inc.spelling);
             work.touch(inc.mark.db_version);
             let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
             core.unpark_row(&work.table.name.clone(), &pk, inc.cl)?;
             Ok(1)
         }
-        Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc, false),
+        Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc, Standing::Unknown),
         Causal::Same => same_life(engine, core, work, inc),
     }
+}
+
+/// What a new life finds in the table.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    Unknown,
+    /// No row of this key; if there is one, that is for the caller to know.
+    Absent,
+    /// The table refused the values.
+    Refused,
 }
 
 fn new_life(
@@ -262,8 +345,9 @@ fn new_life(
     core: &mut Core,
     work: &mut Work,
     inc: &Incoming<'_>,
-    refused: bool,
+    standing: Standing,
 ) -> Result<i64> {
+    let refused = standing == Standing::Refused;
     let t = Rc::clone(&work.table);
     let known = work.meta.cl > 0;
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
@@ -274,7 +358,12 @@ fn new_life(
     let reason = if refused { Reason::Constraint } else { Reason::Incomplete };
     let visible = work.meta.is_alive() && core.is_visible(work)?;
     if complete {
-        put_row(engine, core, work, inc.cells)?;
+        let ways = match standing {
+            Standing::Absent => &[Way::Insert][..],
+            _ if visible => &[Way::Replace],
+            _ => &PUT,
+        };
+        put_row(engine, core, work, inc.cells, ways)?;
     } else if visible {
         delete_row(engine, core, work)?;
     }
@@ -283,15 +372,38 @@ fn new_life(
     // A life that only cells told of has no sentinel: a made-up one would pass for a real one elsewhere.
     work.meta.sentinel = inc.sentinel;
     work.touch(inc.mark.db_version);
-    for c in inc.cells {
-        if complete {
-            take_cell(core, work, c);
-        } else {
+    if complete {
+        take_cells(core, work, inc.cells);
+    } else {
+        for c in inc.cells {
             park_cell(core, work, &pk, c, reason)?;
         }
     }
     let resurrected = known && inc.sentinel.is_none() && !inc.cells.is_empty();
     Ok(i64::from(resurrected) + inc.cells.len() as i64 + i64::from(inc.sentinel.is_some()))
+}
+
+/// Takes cells that stand in the table now: those that were written together in one go.
+fn take_cells(core: &mut Core, work: &mut Work, cells: &[Cell<'_>]) {
+    let mut at = 0;
+    while let Some(first) = cells.get(at) {
+        let mut cols = ColSet::single(first.col);
+        let mut last = first.col;
+        let mut n = 1;
+        while let Some(c) = cells.get(at + n)
+            && c.stamp == first.stamp
+            && c.seq == first.seq + n as i64
+            && c.col > last
+        {
+            cols.insert(c.col);
+            last = c.col;
+            n += 1;
+        }
+        work.meta.write(cols, first.stamp, first.seq);
+        work.touch(first.stamp.db_version);
+        core.txn.high = core.txn.high.max(first.stamp.col_version);
+        at += n;
+    }
 }
 
 fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
@@ -356,9 +468,7 @@ fn same_life(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'
             return Ok(accepted);
         }
         set_cells(engine, core, work, &winners)?;
-        for c in &winners {
-            take_cell(core, work, c);
-        }
+        take_cells(core, work, &winners);
     }
     Ok(accepted)
 }
@@ -376,7 +486,7 @@ pub fn park_refused(
         return Err(Error::damaged("work"));
     };
     let done = match causal(work.meta.cl, inc.cl) {
-        Causal::Create | Causal::Resurrect => new_life(engine, core, &mut work, inc, true),
+        Causal::Create | Causal::Resurrect => new_life(engine, core, &mut work, inc, Standing::Refused),
         Causal::Same if work.meta.is_alive() => wait_refused(engine, core, &mut work, inc),
         // A trigger of the user's refuses a delete.
         _ => Err(why),
@@ -549,7 +659,7 @@ fn complete_row(
         return Ok(accepted);
     }
     let cells: Vec<Cell<'_>> = waiting.iter().map(|(c, _)| *c).collect();
-    put_row(engine, core, work, &cells)?;
+    put_row(engine, core, work, &cells, &PUT)?;
     for (cell, id) in &waiting {
         take_cell(core, work, cell);
         core.unpark(*id)?;
@@ -568,44 +678,55 @@ fn constraint(t: &Table, e: rejoin_sqlite::Error) -> Error {
     Error::Sqlite(e)
 }
 
+/// The values of cells in the order of the table's columns.
+fn values<'v>(t: &Table, cells: &[Cell<'v>], params: &mut Params<'v>) {
+    if t.ordered && cells.windows(2).all(|w| w[0].col < w[1].col) {
+        params.extend(cells.iter().map(|c| to_sql(c.val)));
+        return;
+    }
+    for col in &t.cols {
+        params.extend(cells.iter().find(|c| c.col == col.id).map(|c| to_sql(c.val)));
+    }
+}
+
 /// Puts a row with these cells into the table, in the place of whatever stands there.
-fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>]) -> Result<()> {
+fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>], ways: &[Way]) -> Result<()> {
     let t = Rc::clone(&work.table);
     let set: ColSet = cells.iter().map(|c| c.col).collect();
-    let mut w = core.writers(&t);
-    if !w.put.contains_key(&set) {
-        let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
-        w.put
-            .insert(set.clone(), core.prepare_quiet(&t, &put_sql(&t, &cols))?);
-    }
     let shown = work.spelling.clone().or_else(|| work.key.clone());
-    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
+    let mut params = Params::new();
     match (&shown, work.row) {
         (Some(key), _) if t.kind != KeyKind::RowId => params.extend(unpacked(key)?.map(to_sql)),
         (_, Some(row)) => params.push(Sql::Integer(row)),
         _ => return Err(Error::damaged("work without a key")),
     }
-    for col in t.cols.iter().filter(|c| set.contains(c.id)) {
-        params.push(
-            cells
-                .iter()
-                .find(|c| c.col == col.id)
-                .map_or(Sql::Null, |c| to_sql(c.val)),
-        );
+    values(&t, cells, &mut params);
+    let mut w = core.writers(&t);
+    let mut done = Ok(Ok(()));
+    for way in ways {
+        done = w.write(core, *way, &set).map(|q| engine.merging(t.id, || q.run(&params)));
+        if !matches!(&done, Ok(Err(e)) if is_taken(e.code)) {
+            break;
+        }
     }
-    let done = match w.put.get_mut(&set) {
-        Some(q) => engine.merging(t.id, || q.run(&params)),
-        None => Ok(()),
-    };
     core.writers.insert(t.id, w);
-    done.map_err(|e| constraint(&t, e))?;
+    done?.map_err(|e| constraint(&t, e))?;
     if t.kind == KeyKind::Hashed {
         work.row = Some(core.db.last_insert_rowid());
     }
     Ok(())
 }
 
-fn row_param<'a>(work: &'a Work, params: &mut smallvec::SmallVec<[Sql<'a>; 16]>) -> Result<()> {
+/// REPLACE journals each page that it touches, in case that it must be undone: only where a row is in the way.
+const PUT: [Way; 2] = [Way::Insert, Way::Replace];
+
+/// A row stands there although the metadata does not know it.
+fn is_taken(code: i32) -> bool {
+    use rejoin_sqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE};
+    [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE].contains(&code)
+}
+
+fn row_param<'a>(work: &'a Work, params: &mut Params<'a>) -> Result<()> {
     match (&work.key, work.row) {
         (Some(key), _) if work.table.kind == KeyKind::Keyed => {
             params.extend(unpacked(key)?.map(to_sql))
@@ -617,30 +738,21 @@ fn row_param<'a>(work: &'a Work, params: &mut smallvec::SmallVec<[Sql<'a>; 16]>)
 }
 
 fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) -> Result<()> {
+    if cells.is_empty() {
+        return Ok(());
+    }
     let t = Rc::clone(&work.table);
     let set: ColSet = cells.iter().map(|c| c.col).collect();
-    let mut w = core.writers(&t);
-    if !w.set.contains_key(&set) {
-        let cols: Vec<&Column> = t.cols.iter().filter(|c| set.contains(c.id)).collect();
-        w.set
-            .insert(set.clone(), core.prepare_quiet(&t, &set_sql(&t, &cols))?);
-    }
-    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = smallvec::SmallVec::new();
-    for col in t.cols.iter().filter(|c| set.contains(c.id)) {
-        params.push(
-            cells
-                .iter()
-                .find(|c| c.col == col.id)
-                .map_or(Sql::Null, |c| to_sql(c.val)),
-        );
-    }
+    let mut params = Params::new();
+    values(&t, cells, &mut params);
     row_param(work, &mut params)?;
-    let done = match w.set.get_mut(&set) {
-        Some(q) => engine.merging(t.id, || q.run(&params)),
-        None => Ok(()),
+    let mut w = core.writers(&t);
+    let done = match w.write(core, Way::Update, &set) {
+        Ok(q) => Ok(engine.merging(t.id, || q.run(&params))),
+        Err(e) => Err(e),
     };
     core.writers.insert(t.id, w);
-    done.map_err(|e| constraint(&t, e))
+    done?.map_err(|e| constraint(&t, e))
 }
 
 fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
@@ -651,7 +763,7 @@ fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
         w.delete = Some(core.prepare_quiet(&t, &sql)?);
     }
     let done = {
-        let mut params = smallvec::SmallVec::new();
+        let mut params = Params::new();
         row_param(work, &mut params)?;
         match &mut w.delete {
             Some(q) => engine.merging(t.id, || q.run(&params)),
@@ -682,7 +794,7 @@ fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> 
         by_row(t, t.keys.len() + 1)
     );
     let mut q = core.prepare_quiet(t, &sql)?;
-    let mut params: smallvec::SmallVec<[Sql<'_>; 16]> = unpacked(packed)?.map(to_sql).collect();
+    let mut params: Params<'_> = unpacked(packed)?.map(to_sql).collect();
     row_param(work, &mut params)?;
     engine
         .merging(t.id, || q.run(&params))

@@ -131,8 +131,7 @@ impl Core {
         let (clock, lamport) = (self.txn.clock.unwrap_or(0), self.cfg.lamport);
         for p in self.parked_of_row(&table, &from)?.into_iter().filter(|p| p.cid != SENTINEL) {
             self.unpark(p.id)?;
-            let col_version =
-                if lamport { p.col_version } else { rejoin_crdt::hlc::for_cell(p.col_version, clock) };
+            let col_version = if lamport { p.col_version } else { rejoin_crdt::hlc::for_cell(0, clock) };
             let seq = self.txn.seq;
             self.txn.seq += 1;
             let reason = if p.reason == Reason::Dropped.name() { Reason::Dropped } else { Reason::NoColumn };
@@ -204,6 +203,18 @@ impl Core {
         {
             return Ok(false);
         }
+        self.put_parked(p, reason)?;
+        self.txn.parked.insert(p.db_version);
+        self.txn.parks += 1;
+        self.txn.high = self
+            .txn
+            .high
+            .max(if p.cid == SENTINEL { 0 } else { p.col_version });
+        Ok(true)
+    }
+
+    /// Writes a parked change as it is: its db_version lists it already, or is about to.
+    pub fn put_parked(&mut self, p: &Parked, reason: Reason) -> Result<()> {
         let mut q = self.db.prepare_transient(
             "REPLACE INTO main.crsql_parked(tbl, pk, cid, val, col_version, db_version, site, cl, seq, reason) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
@@ -221,13 +232,7 @@ impl Core {
             Sql::Text(reason.name().as_bytes()),
         ])?;
         self.parked_rows = Some(true);
-        self.txn.parked.insert(p.db_version);
-        self.txn.parks += 1;
-        self.txn.high = self
-            .txn
-            .high
-            .max(if p.cid == SENTINEL { 0 } else { p.col_version });
-        Ok(true)
+        Ok(())
     }
 
     fn beats(&self, new: &Parked, old: &Parked) -> bool {

@@ -147,10 +147,9 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
         }
     }
     let at = core.work_foreign(&t, row.pk)?;
-    let spelling = if t.plain || !sentinel {
-        core.txn.works.get(&at).and_then(|w| w.spelling.clone())
-    } else {
-        crate::value::identity_of_foreign(&t, row.pk)?.spelling
+    let spelling = match core.txn.works.get(&at) {
+        Some(work) => crate::merge::spelling(work, row.pk, row.cl, bare)?,
+        None => None,
     };
     let incoming = Incoming {
         cl: row.cl,
@@ -227,6 +226,7 @@ fn park_cell(
     if row.cl < cl {
         return Ok(0);
     }
+    let spelling = crate::merge::spelling(work, row.pk, row.cl, false)?;
     if row.cl > cl {
         let mark = Sentinel {
             db_version,
@@ -238,7 +238,7 @@ fn park_cell(
             sentinel: None,
             mark,
             cells: &[],
-            spelling: None,
+            spelling,
         };
         merge_row(engine, core, at, &incoming)?;
     }
@@ -288,16 +288,18 @@ fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
         seq: p.seq,
     };
     core.unpark(p.id)?;
+    let parked = core.txn.parked.clone();
     match merge(engine, core, &row) {
         Ok(_) => Ok(()),
         // The table does not take the value: it goes on waiting.
         Err(Error::Constraint { .. } | Error::BadChange { .. }) => {
-            // The try may have parked it again, for another reason.
+            // The try may have parked it again, under another version and for another reason.
+            core.txn.parked = parked;
             let again = core.parked_of_row(&p.table, &p.pk)?;
             for p in again.iter().filter(|a| a.cl == p.cl && a.cid.eq_ignore_ascii_case(&p.cid)) {
                 core.unpark(p.id)?;
             }
-            core.park(p, Reason::Constraint).map(drop)
+            core.put_parked(p, Reason::Constraint)
         }
         Err(e) => Err(e),
     }

@@ -484,7 +484,7 @@ impl Core {
     }
 
     pub fn drop_triggers(&mut self, id: u32) -> Result<()> {
-        for kind in ["insert", "update", "delete", "move", "replace"] {
+        for kind in ["insert", "update", "delete", "move", "replace", "onto"] {
             self.db
                 .exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
         }

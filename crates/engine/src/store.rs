@@ -142,7 +142,7 @@ impl TableStore {
         decoded
     }
 
-    fn write_rows(&mut self, block: i64, data: &RowBlock, buf: &mut Vec<u8>) -> Result<()> {
+    pub fn write_rows(&mut self, block: i64, data: &RowBlock, buf: &mut Vec<u8>) -> Result<()> {
         let rows = &self.rows;
         if data.rows.is_empty() {
             let del = lazy(&mut self.rows_del, self.db, || {
@@ -156,6 +156,19 @@ impl TableStore {
             format!("REPLACE INTO {rows}(block, data) VALUES (?1, ?2)")
         })?;
         Ok(put.run(&[ValueRef::Integer(block), ValueRef::Blob(buf)])?)
+    }
+
+    /// A row block to be changed and written back; what is cached of it is given up.
+    pub fn take_block(&mut self, block: i64) -> Result<RowBlock> {
+        match self.row_cache.take_if(|c| c.0 == block) {
+            Some((_, cached)) => Ok(cached),
+            None => self.read_rows(block),
+        }
+    }
+
+    /// Whether no key is stored at all.
+    pub fn has_no_keys(&mut self) -> Result<bool> {
+        Ok(self.key_block(&[])?.is_none_or(|b| b.entries.is_empty() && b.next.is_none()))
     }
 
     /// Stores rows (None: removes) given by ascending rowid.

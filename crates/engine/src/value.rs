@@ -1,6 +1,6 @@
 //! Between SQLite's values and the pure crate's; key identities and hashes.
 
-use crate::catalog::Table;
+use crate::catalog::{KeyColumn, Table};
 use crate::error::{Error, Result};
 use rejoin_crdt::key::{self, Fold};
 use rejoin_crdt::{Value, ValueRef};
@@ -51,6 +51,15 @@ pub fn is_plain(t: &Table, packed: &[u8]) -> Result<bool> {
     Ok(!values.any(|v| matches!(v, ValueRef::Real(_))))
 }
 
+/// Whether a key is spelled in one way only: no folding, and no number in a column that may hold an integer as a
+/// real.
+pub fn one_spelling(t: &Table, packed: &[u8]) -> bool {
+    let either = |(v, k): (ValueRef<'_>, &KeyColumn)| {
+        k.affinity == key::Affinity::Blob && matches!(v, ValueRef::Int(_) | ValueRef::Real(_))
+    };
+    t.plain && key::unpack(packed).is_ok_and(|values| !values.zip(&t.keys).any(either))
+}
+
 /// The identity of a key whose values already have the columns' affinity (they stand in the table).
 pub fn identity_of_stored(t: &Table, packed: &[u8]) -> Result<Identity> {
     if is_plain(t, packed)? {
@@ -67,6 +76,7 @@ pub fn identity_of_foreign(t: &Table, packed: &[u8]) -> Result<Identity> {
     let values = key::unpack(packed).map_err(|e| bad_key(t, &e.to_string()))?;
     let mut folded: Vec<Value> = Vec::with_capacity(t.keys.len());
     let mut spelled: Vec<Value> = Vec::with_capacity(t.keys.len());
+    let mut canonical = true;
     for (i, value) in values.enumerate() {
         let Some(column) = t.keys.get(i) else {
             return Err(bad_key(
@@ -75,7 +85,8 @@ pub fn identity_of_foreign(t: &Table, packed: &[u8]) -> Result<Identity> {
             ));
         };
         folded.push(key::identity(value, column.affinity, column.fold));
-        spelled.push(key::identity(value, column.affinity, Fold::None));
+        spelled.push(key::stored(value, column.affinity));
+        canonical &= key::is_canonical(spelled[i].as_ref(), column.affinity, column.fold);
     }
     if folded.len() != t.keys.len() {
         return Err(bad_key(
@@ -90,17 +101,37 @@ pub fn identity_of_foreign(t: &Table, packed: &[u8]) -> Result<Identity> {
         key::pack(v.iter().map(Value::as_ref)).map_err(|e| bad_key(t, &e.to_string()))
     };
     let identity = pack(&folded)?;
-    let spelling = if t.plain {
-        None
-    } else {
-        Some(pack(&spelled)?)
-            .filter(|s| *s != identity)
-            .map(Rc::from)
-    };
+    let spelling = if canonical { None } else { Some(pack(&spelled)?.into()) };
     Ok(Identity {
         key: identity.into(),
         spelling,
     })
+}
+
+/// Whether a key that a peer sent is its own identity, byte for byte: `identity_of_foreign` would give it back.
+pub fn is_own_identity(t: &Table, packed: &[u8], scratch: &mut Vec<u8>) -> Result<bool> {
+    if !t.plain {
+        return Ok(false);
+    }
+    let values = || key::unpack(packed).map_err(|e| bad_key(t, &e.to_string()));
+    let mut width = 0;
+    for (i, value) in values()?.enumerate() {
+        let Some(column) = t.keys.get(i) else { return Ok(false) };
+        use rejoin_crdt::key::Affinity;
+        let kept = match value {
+            ValueRef::Blob(_) => true,
+            ValueRef::Text(_) => matches!(column.affinity, Affinity::Text | Affinity::Blob),
+            ValueRef::Int(_) => matches!(column.affinity, Affinity::Integer | Affinity::Numeric | Affinity::Blob),
+            ValueRef::Real(_) | ValueRef::Null => false,
+        };
+        if !kept {
+            return Ok(false);
+        }
+        width += 1;
+    }
+    scratch.clear();
+    key::pack_into(scratch, values()?).map_err(|e| bad_key(t, &e.to_string()))?;
+    Ok(width == t.keys.len() && scratch.as_slice() == packed)
 }
 
 /// The packed key of a row that does not stand in the table, as the table would show it.

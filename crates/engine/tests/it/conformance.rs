@@ -15,6 +15,7 @@ mod random;
 mod traps;
 
 use crate::sql::file;
+use rejoin_sqlite::Db;
 use rusqlite::types::ValueRef;
 use rusqlite::{Connection, ffi};
 use std::path::PathBuf;
@@ -68,6 +69,7 @@ impl Side {
             Mode::Plain => Connection::open(&path).unwrap(),
             _ => file(&path),
         };
+        run(&conn, "PRAGMA synchronous = OFF").unwrap();
         let side = Side { mode, conn, path, reader: None, counts: false, _dir: dir };
         if mode != Mode::Plain {
             side.sql(if lamport { "SELECT crsql_config_set('clock', 'lamport')" } else { "SELECT 1" });
@@ -75,6 +77,7 @@ impl Side {
         if mode == Mode::Owned {
             side.sql("SELECT crsql_config_set('mode', 'owned')");
         }
+        Db::with(&side.conn, |db| db.set_last_insert_rowid(0));
         side
     }
 
@@ -93,7 +96,10 @@ impl Side {
     fn step(&mut self, step: &str) -> Outcome {
         let result = match step.split_once(' ').unwrap_or((step, "")) {
             ("crr", table) if self.mode != Mode::Plain => {
-                run(&self.conn, &format!("SELECT crsql_as_crr('{table}')")).map(|_| Vec::new())
+                let rowid = self.conn.last_insert_rowid();
+                let done = run(&self.conn, &format!("SELECT crsql_as_crr('{table}')"));
+                Db::with(&self.conn, |db| db.set_last_insert_rowid(rowid));
+                done.map(|_| Vec::new())
             }
             ("crr", _) => Ok(Vec::new()),
             ("busy", _) => {

@@ -302,7 +302,8 @@ fn rows_that_wait_are_no_problem() {
     drop(a);
     plain(&files, "a.db").execute_batch("DROP TRIGGER crsql_delete_1; DROP TRIGGER crsql_delete_2").unwrap();
     let a = files.open("a.db", "");
-    assert!(a.repair().unwrap().is_clean());
+    let after = a.repair().unwrap();
+    assert!(after.is_clean(), "{after:?}");
     assert_eq!(a.status().unwrap().parked, status.parked);
     let c = files.open("c.db", &loose);
     a.merge_with(&c).unwrap();

@@ -249,7 +249,8 @@ impl Peer {
     pub fn compare(&mut self, n: usize) -> Check {
         let here = self.changes(n, -1)?;
         if !here.is_sorted_by_key(|c| (c.db_version, c.seq)) {
-            return Err(format!("not in order: {here:#?}"));
+            let all: Vec<String> = here.iter().map(|c| format!("    {c:?}")).collect();
+            return Err(format!("not in order:\n{}", all.join("\n")));
         }
         let mut model = self.model.changes(-1);
         let stored: HashSet<(String, Vec<u8>)> = model
@@ -274,6 +275,10 @@ impl Peer {
             let only = |a: &[Change], b: &[Change]| -> Vec<String> {
                 a.iter().filter(|c| !b.contains(c)).map(|c| format!("    {c:?}")).collect()
             };
+            let twice: Vec<Change> = here.windows(2).filter(|w| w[0] == w[1]).map(|w| w[0].clone()).collect();
+            if !twice.is_empty() {
+                return Err(format!("listed twice: {twice:?}"));
+            }
             let (engine, model) = (only(&here, &model), only(&model, &here));
             return Err(format!("changes differ\n  engine only:\n{}\n  model only:\n{}", engine.join("\n"), model.join("\n")));
         }
@@ -307,8 +312,8 @@ impl Peer {
             let at = (table.clone(), id);
             match op {
                 Op::Insert { .. } if self.updated.contains(&at) => return false,
-                Op::Insert { .. } => {}
-                Op::Delete { .. } => self.loose |= self.updated.contains(&at),
+                Op::Delete { .. } if self.updated.contains(&at) => return false,
+                Op::Insert { .. } | Op::Delete { .. } => {}
                 Op::SetKey { to, or_replace, .. } => {
                     let id = self.model.identity(table, to).unwrap_or_default();
                     let onto = (table.clone(), id);
