@@ -677,7 +677,7 @@ impl Core {
             }
             let list = row.changes.tables.entry(tbl).or_default();
             list.name(loc);
-            list.blocks = crate::log::union(std::mem::take(&mut list.blocks));
+            list.tidy();
             let bytes = row.changes.encode(&row.base());
             self.write_log_row(&row, &bytes)?;
         }

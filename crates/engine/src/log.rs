@@ -59,6 +59,14 @@ impl TableList {
     }
 }
 
+impl TableList {
+    /// No row is named twice by blocks, and none by keys.
+    pub fn tidy(&mut self) {
+        self.blocks = union(std::mem::take(&mut self.blocks));
+        self.keys = union_keys(std::mem::take(&mut self.keys));
+    }
+}
+
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Changes {
     pub tables: BTreeMap<u32, TableList>,
@@ -155,7 +163,10 @@ impl Changes {
                 mine.blocks.extend(list.blocks);
                 mine.blocks = union(std::mem::take(&mut mine.blocks));
             }
-            mine.keys.extend(list.keys);
+            if !list.keys.is_empty() {
+                mine.keys.extend(list.keys);
+                mine.keys = union_keys(std::mem::take(&mut mine.keys));
+            }
         }
     }
 
@@ -184,7 +195,7 @@ impl Changes {
             for loc in std::mem::take(&mut list.inline).into_keys() {
                 list.name(&loc);
             }
-            list.blocks = union(std::mem::take(&mut list.blocks));
+            list.tidy();
         }
     }
 }
@@ -196,6 +207,22 @@ pub fn union(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     for (from, to) in ranges {
         match out.last_mut() {
             Some(last) if from <= last.1.saturating_add(1) => last.1 = last.1.max(to),
+            _ => out.push((from, to)),
+        }
+    }
+    out
+}
+
+fn union_keys(mut ranges: Vec<(Rc<[u8]>, Rc<[u8]>)>) -> Vec<(Rc<[u8]>, Rc<[u8]>)> {
+    ranges.sort_unstable();
+    let mut out: Vec<(Rc<[u8]>, Rc<[u8]>)> = Vec::with_capacity(ranges.len());
+    for (from, to) in ranges {
+        match out.last_mut() {
+            Some(last) if from <= last.1 => {
+                if last.1 < to {
+                    last.1 = to;
+                }
+            }
             _ => out.push((from, to)),
         }
     }

@@ -184,6 +184,7 @@ impl Replica {
         let stored = merge(t, &key, change.cl, stamp, cell, equal);
         if stored {
             self.open.pending = db_version;
+            self.open.last = self.open.last.max(db_version);
             self.open.touched = true;
             self.open.rows_impacted += 1;
             if column.is_some() {

@@ -113,6 +113,8 @@ pub(crate) struct Entry {
 pub(crate) struct Open {
     pub seq: i64,
     pub pending: i64,
+    /// The largest db_version that something of the transaction has.
+    pub last: i64,
     pub clock: Option<i64>,
     pub rows_impacted: u64,
     pub touched: bool,
@@ -249,7 +251,7 @@ impl Replica {
         }
         if open.touched {
             self.log_own(self.batches + 2, nonce);
-            self.db_version = open.pending;
+            self.db_version = open.last;
         }
         let wrote = open.touched || open.altered;
         self.batches += if wrote { 2 } else { 0 };

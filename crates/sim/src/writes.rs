@@ -228,7 +228,12 @@ impl Replica {
 
     fn stamp(&mut self) -> Stamp {
         self.open.touched = true;
+        if self.clock == Clock::Hlc {
+            // A transaction has one clock value, whether or not it writes a cell.
+            self.largest = self.transaction_clock().max(self.largest);
+        }
         let db_version = self.next_db_version(0);
+        self.open.last = self.open.last.max(db_version);
         Stamp {
             batch: self.batches + 2,
             db_version,

@@ -293,7 +293,9 @@ impl<'a> World<'a> {
         for peer in &mut self.peers {
             let mut cells = BTreeMap::new();
             for c in peer.changes(0, -1)? {
-                let stamp = if equal { Some((c.site_id, c.seq)) } else { None };
+                // A sentinel that was made up of a cell has that cell's seq, and travels on.
+                let seq = if c.cid == "-1" { 0 } else { c.seq };
+                let stamp = if equal { Some((c.site_id, seq)) } else { None };
                 // Of tied sentinels each keeps its own.
                 if equal || c.cid != "-1" {
                     cells.insert((c.table, c.pk, c.cid), (c.val, c.col_version, c.cl, stamp));
