@@ -62,6 +62,8 @@ impl Lab {
         }
         if side != Side::Plain {
             rejoin_sqlite::Db::with(&db, rejoin::register)?;
+            // Registering reads nothing; an owned file is captured from the first call on (`Replica` makes it).
+            db.query_row("SELECT crsql_db_version()", [], |_| Ok(()))?;
         }
         Ok(db)
     }

@@ -58,7 +58,8 @@ pub use replica::{Options, Replica};
 pub use status::{ParkedChanges, Status, TableStatus};
 pub use verify::{Problem, Report, key_text};
 
-/// For hosts that bring a raw connection (the loadable extension).
+/// For hosts that bring a raw connection (the loadable extension). It reads nothing of the file: an owned one is
+/// captured from the first call of a function on, so programs should use [`Replica::attach`], which makes it.
 pub fn register(db: rejoin_sqlite::Db) -> Result<()> {
     engine::Engine::register(db).map(drop)
 }
