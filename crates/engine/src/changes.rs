@@ -204,7 +204,9 @@ impl Cursor {
             match core.catalog.find(name).cloned() {
                 Some(t) if t.name == name => {
                     self.filter.table = Some(t.id);
-                    if let Some(pk) = &pk {
+                    if let Some(pk) = &pk
+                        && !core.is_parked_row(&t, pk.as_deref().unwrap_or_default())?
+                    {
                         return self.single_row(&mut core, &t, pk.as_deref(), first);
                     }
                 }

@@ -223,6 +223,9 @@ impl Core {
         }
         if parked {
             unit.parked = self.parked_at(unit.db_version)?;
+            for p in &mut unit.parked {
+                self.respell_parked(p)?;
+            }
             for (i, p) in unit.parked.iter().enumerate() {
                 let row = i as u32;
                 let listed = Listed {
@@ -281,6 +284,37 @@ impl Core {
             add(loc.clone(), record.clone());
         }
         Ok(())
+    }
+
+    /// A parked change stands under the identity of its key; it is listed as its row is spelled.
+    fn respell_parked(&mut self, p: &mut Parked) -> Result<()> {
+        let Some(t) = self.catalog.find(&p.table).cloned() else {
+            return Ok(());
+        };
+        if t.kind == KeyKind::RowId || crate::value::one_spelling(&t, &p.pk) {
+            return Ok(());
+        }
+        if let Some(row) = self.row_by_key(&t, &p.pk)? {
+            let spelling = match row.loc {
+                Loc::Row(id) => self.live_spelling(&t, Some(id), Some(&p.pk))?,
+                Loc::Key(_) => row.spelling,
+            };
+            p.pk = crate::value::shown_key(&t, &p.pk, spelling.as_deref());
+        }
+        Ok(())
+    }
+
+    /// Whether something of the row that a packed key names is parked.
+    pub fn is_parked_row(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<bool> {
+        if !self.has_parked()? {
+            return Ok(false);
+        }
+        let (row, key) = match t.kind {
+            KeyKind::RowId => (crate::value::packed_rowid(t, packed).ok(), None),
+            _ => (None, crate::value::identity_of_foreign(t, packed).ok().map(|i| i.key)),
+        };
+        let pk = Core::parked_key(t, row, key.as_deref());
+        Ok(!self.parked_of_row(&t.name, &pk)?.is_empty())
     }
 
     /// The metadata of the row that a packed key names.

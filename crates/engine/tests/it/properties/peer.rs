@@ -139,8 +139,12 @@ impl Peer {
 
     /// `crsql_changes` after a version.
     pub fn changes(&mut self, n: usize, since: i64) -> Check<Vec<Change>> {
+        self.listed(n, &format!("db_version > {since}"))
+    }
+
+    fn listed(&mut self, n: usize, filter: &str) -> Check<Vec<Change>> {
         let text = format!(
-            "SELECT \"table\", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes WHERE db_version > {since}"
+            "SELECT \"table\", pk, cid, val, col_version, db_version, site_id, cl, seq FROM crsql_changes WHERE {filter}"
         );
         select(self.conn(n)?, &text, |row| {
             Ok(Change {
@@ -245,6 +249,31 @@ impl Peer {
         self.execute(0, &text)
     }
 
+    /// What is pushed down gives what a scan gives.
+    fn filters(&mut self, n: usize, all: &[Change]) -> Check {
+        let Some(one) = all.get(all.len() / 2) else { return Ok(()) };
+        let hex = |b: &[u8]| sql::literal(&Value::Blob(b.to_vec()));
+        let (table, pk) = (one.table.clone(), one.pk.clone());
+        let row = format!("\"table\" = '{table}' AND pk = {}", hex(&pk));
+        let site = format!("site_id IS NOT {} AND db_version >= {}", hex(one.site_id.as_bytes()), one.db_version);
+        let of_row = |c: &&Change| c.table == table && c.pk == pk;
+        let of_site = |c: &&Change| c.site_id != one.site_id && c.db_version >= one.db_version;
+        let of_cid = |c: &&Change| c.cid == one.cid && c.db_version <= one.db_version;
+        let cid = format!("cid = '{}' AND db_version <= {}", one.cid, one.db_version);
+        let expected: [(String, Vec<&Change>); 3] = [
+            (row, all.iter().filter(of_row).collect()),
+            (site, all.iter().filter(of_site).collect()),
+            (cid, all.iter().filter(of_cid).collect()),
+        ];
+        for (filter, expected) in expected {
+            let found = self.listed(n, &filter)?;
+            if found.iter().collect::<Vec<_>>() != expected {
+                return Err(format!("WHERE {filter}\n  found: {found:?}\n  expected: {expected:?}"));
+            }
+        }
+        Ok(())
+    }
+
     /// What both say of the database now.
     pub fn compare(&mut self, n: usize) -> Check {
         let here = self.changes(n, -1)?;
@@ -252,6 +281,7 @@ impl Peer {
             let all: Vec<String> = here.iter().map(|c| format!("    {c:?}")).collect();
             return Err(format!("not in order:\n{}", all.join("\n")));
         }
+        self.filters(n, &here)?;
         let mut model = self.model.changes(-1);
         let stored: HashSet<(String, Vec<u8>)> = model
             .iter()
