@@ -3,6 +3,7 @@
 mod properties;
 mod replica;
 mod conformance;
+mod fixture;
 mod sql;
 mod surface;
 mod upgrade;
