@@ -1,0 +1,10 @@
+pub mod apply;
+pub mod changes;
+pub mod diff;
+pub mod import;
+pub mod init;
+pub mod merge;
+pub mod replicate;
+pub mod status;
+pub mod upgrade;
+pub mod verify;

@@ -1,0 +1,39 @@
+//! Ctrl-C: the running statement is interrupted, its transaction rolled back, and the command ends with 130.
+//! A second Ctrl-C ends at once; SQLite takes back what was open when the file is next used.
+
+use crate::failure::{Failure, Kind, Result};
+use rusqlite::{Connection, InterruptHandle};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, PoisonError};
+
+static REQUESTED: AtomicBool = AtomicBool::new(false);
+static HANDLES: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
+
+pub fn install() {
+    // Without the handler Ctrl-C ends the process at once, which loses nothing either.
+    let _ = ctrlc::set_handler(|| {
+        if REQUESTED.swap(true, Ordering::SeqCst) {
+            std::process::exit(i32::from(Kind::Interrupted.code()));
+        }
+        let handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.iter().for_each(InterruptHandle::interrupt);
+    });
+}
+
+/// Statements of this connection are interrupted, too.
+pub fn watch(conn: &Connection) {
+    let mut handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
+    handles.push(conn.get_interrupt_handle());
+}
+
+pub fn requested() -> bool {
+    REQUESTED.load(Ordering::SeqCst)
+}
+
+/// To be asked between steps of long work.
+pub fn check() -> Result<()> {
+    if requested() {
+        return Err(Failure::new(Kind::Interrupted, "interrupted"));
+    }
+    Ok(())
+}
