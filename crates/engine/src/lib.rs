@@ -52,11 +52,12 @@ mod vtab;
 pub use apply::Applied;
 pub use error::{Error, Result};
 pub use observe::{Commit, TableChange};
+pub use rejoin_crdt::Value;
 pub use rejoin_crdt::site::SiteId;
 pub use rejoin_crdt::vector::VersionVector;
 pub use replica::{Options, Replica};
 pub use status::{ParkedChanges, Status, TableStatus};
-pub use verify::{Problem, Report, key_text};
+pub use verify::{Problem, Report, key_text, unpack_key};
 
 /// For hosts that bring a raw connection (the loadable extension). It reads nothing of the file: an owned one is
 /// captured from the first call of a function on, so programs should use [`Replica::attach`], which makes it.

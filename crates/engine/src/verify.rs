@@ -21,7 +21,7 @@ use crate::core::Core;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::value::from_sql;
-use rejoin_crdt::ValueRef;
+use rejoin_crdt::{Value, ValueRef};
 use rejoin_sqlite::Db;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -80,6 +80,12 @@ impl std::fmt::Display for Problem {
         }
         write!(f, "{}; {}", self.what, self.advice)
     }
+}
+
+/// The values of a packed key; None: it is none.
+pub fn unpack_key(packed: &[u8]) -> Option<Vec<Value>> {
+    let values = rejoin_crdt::key::unpack(packed).ok()?;
+    Some(values.map(|v| v.to_owned()).collect())
 }
 
 /// A packed key for people: `7` or `('a', 7)`.
