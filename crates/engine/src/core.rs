@@ -577,7 +577,8 @@ impl Core {
 
     /// Writes the metadata of all changed rows and the log rows that name them.
     pub fn write_out(&mut self) -> Result<()> {
-        if self.txn.works.is_empty() && self.txn.parked.is_empty() && self.txn.due.is_empty() {
+        let txn = &self.txn;
+        if txn.works.is_empty() && txn.parked.is_empty() && txn.due.is_empty() && txn.listed.is_empty() {
             return Ok(());
         }
         self.settle_rows()?;
@@ -613,7 +614,7 @@ impl Core {
             && works.len() + earlier <= INLINE_ROWS_MAX
             && rows
                 .iter()
-                .all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline());
+                .all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline() && r.lsn > self.cfg.folded);
         if inline && let Some((db_version, mut changes)) = lists.pop_first() {
             self.list_inline(works, &mut changes);
             let entries = changes.clone();

@@ -15,6 +15,8 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 pub const CAPTURE_TABLE: &str = "crsql_capture_table";
+/// Up to this many changes of the last statement, `changes()` is the same after COMMIT.
+const RESTORED_CHANGES_MAX: i64 = 10_000;
 const CLOSE_HOOK: &str = "crsql_close_hook";
 
 /// Called with what a transaction changed, after it committed.
@@ -347,9 +349,10 @@ impl Engine {
     }
 
     /// `changes()` after COMMIT is that of the last statement before it. Only a statement that changes so many rows
-    /// sets it: the newest log row is written again as often.
+    /// sets it: the newest log row is written again as often. For huge numbers that would cost more than the flush,
+    /// so after those `changes()` counts what the flush wrote.
     fn restore_changes(&self, changes: i64) -> Result<()> {
-        if self.db.changes() == changes {
+        if self.db.changes() == changes || changes > RESTORED_CHANGES_MAX {
             return Ok(());
         }
         let sql = if changes == 0 {
@@ -451,6 +454,7 @@ impl Engine {
             core.txn.works.clear();
             core.txn.parked.clear();
             core.txn.due.clear();
+            core.txn.high = 0;
             core.txn.listed.clear();
             core.txn.rows_stale = true;
             core.txn.local = None;

@@ -191,7 +191,7 @@ impl Core {
     }
 
     /// The spelling that the table shows, where it is not the identity form.
-    fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>, key: Option<&[u8]>) -> Result<Option<Rc<[u8]>>> {
+    pub fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>, key: Option<&[u8]>) -> Result<Option<Rc<[u8]>>> {
         let Some(row) = row.filter(|_| key.is_some_and(|key| !value::one_spelling(t, key))) else {
             return Ok(None);
         };

@@ -15,6 +15,7 @@ use crate::merge::{Incoming, merge_fresh, merge_work};
 use crate::store::{Loc, Record};
 use crate::value;
 use rejoin_crdt::meta::RowMeta;
+use rejoin_sqlite::Db;
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
@@ -25,12 +26,47 @@ const CHUNK: usize = 1 << 16;
 
 pub struct Stream {
     table: Rc<Table>,
+    /// Gone before the statements of others are prepared again.
+    _quiet: Option<Quiet>,
     rows: Vec<(i64, StoredRow)>,
     /// The largest rowid so far.
     last: Option<i64>,
     /// Blocks that each db_version changed.
     lists: BTreeMap<i64, Vec<(i64, i64)>>,
     scratch: Vec<u8>,
+    /// Rows that were thought to be new and stood in the table, less those that did not.
+    misses: i32,
+}
+
+/// After so many a row by key is looked for before it is inserted.
+const MISSES_MAX: i32 = 16;
+
+/// While it lives, no trigger of the connection fires. A merge is not captured, and a statement that may fire
+/// triggers journals the pages that it touches. Each switch makes SQLite prepare all statements anew, which a few rows are
+/// not worth.
+struct Quiet(Db);
+
+impl Quiet {
+    fn new(db: Db) -> Result<Option<Quiet>> {
+        if !db.trigger_enabled()? {
+            return Ok(None);
+        }
+        db.set_triggers_enabled(false)?;
+        Ok(Some(Quiet(db)))
+    }
+}
+
+impl Drop for Quiet {
+    fn drop(&mut self) {
+        // It was on, and the option knows no way to fail.
+        let _ = self.0.set_triggers_enabled(true);
+    }
+}
+
+fn has_temp_triggers(db: Db) -> Result<bool> {
+    let mut q = db.prepare_transient("SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE type = 'trigger')")?;
+    q.step()?;
+    Ok(q.column_int(0) != 0)
 }
 
 impl Stream {
@@ -41,8 +77,13 @@ impl Stream {
         }
         // What the overlay has of a row must not hide what is written into the blocks.
         core.fold()?;
+        let quiet = if core.cfg.owned || table.user_triggers || has_temp_triggers(core.db)? {
+            None
+        } else {
+            Quiet::new(core.db)?
+        };
         let table = Rc::clone(table);
-        Ok(Some(Stream { table, rows: Vec::new(), last: None, lists: BTreeMap::new(), scratch: Vec::new() }))
+        Ok(Some(Stream { table, _quiet: quiet, rows: Vec::new(), last: None, lists: BTreeMap::new(), scratch: Vec::new(), misses: 0 }))
     }
 
     /// Merges a row if it can be streamed; how many changes were accepted.
@@ -95,7 +136,7 @@ impl Stream {
     /// A row that is new here, metadata and all.
     fn by_key(&mut self, engine: &Engine, core: &mut Core, key: &[u8], inc: &Incoming<'_>) -> Result<Option<i64>> {
         let t = Rc::clone(&self.table);
-        if inc.spelling.is_some() || !value::is_own_identity(&t, key, &mut self.scratch)? {
+        if self.misses > MISSES_MAX || !value::is_own_identity(&t, key, &mut self.scratch)? {
             return Ok(None);
         }
         let hash = value::hash(core.cfg.hash_key, key);
@@ -121,9 +162,14 @@ impl Stream {
         };
         let accepted = match merge_fresh(engine, core, &mut work, inc) {
             Ok(Some(accepted)) => accepted,
-            Ok(None) | Err(Error::Constraint { .. }) => return Ok(None),
+            Ok(None) => {
+                self.misses += 1;
+                return Ok(None);
+            }
+            Err(Error::Constraint { .. }) => return Ok(None),
             Err(e) => return Err(e),
         };
+        self.misses = (self.misses - 1).max(0);
         match work.row {
             Some(row) if self.last.is_none_or(|last| row > last) => self.take(core, row, work)?,
             _ => drop(core.txn.works.insert(at, work)),
