@@ -60,12 +60,13 @@ impl Lab {
         if self.temp_memory {
             db.pragma_update(None, "temp_store", "MEMORY")?;
         }
-        if side != Side::Plain {
-            rejoin_sqlite::Db::with(&db, rejoin::register)?;
-            // Registering reads nothing; an owned file is captured from the first call on (`Replica` makes it).
-            db.query_row("SELECT crsql_db_version()", [], |_| Ok(()))?;
+        if side == Side::Plain {
+            return Ok(db);
         }
-        Ok(db)
+        let replica = rejoin::Replica::attach(db)?;
+        // Attaching reads nothing; an owned file is captured from the first call on.
+        replica.db_version()?;
+        Ok(replica.into_connection())
     }
 
     /// The definition of a table of the benchmark.

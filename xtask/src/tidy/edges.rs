@@ -60,7 +60,7 @@ const MAP: &[Room] = &[
     ),
     room("rejoin-cli", &["rejoin"], &[], true),
     room("rejoin-sim", &["rejoin-crdt"], &[], false),
-    room("rejoin-bench", &["rejoin", "rejoin-sqlite"], &[], true),
+    room("rejoin-bench", &["rejoin"], &[], true),
     room("rejoin-demo", &["rejoin"], &[], true),
     room(
         "rejoin-fuzz",
