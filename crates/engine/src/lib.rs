@@ -18,6 +18,7 @@ mod emit;
 mod engine;
 pub mod error;
 mod exchange;
+mod flush;
 mod format;
 mod fract;
 mod functions;
