@@ -50,10 +50,7 @@ pub fn as_table(engine: &Engine, table: &str) -> Result<()> {
             return if exists {
                 Ok(())
             } else {
-                Err(Error::NoTable {
-                    table: table.into(),
-                    why: "does not exist",
-                })
+                Err(Error::NoTable { table: table.into(), why: "does not exist" })
             };
         };
         engine.join()?;
@@ -77,10 +74,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
         core.refresh(true)?;
         let Some(t) = core.catalog.find(table).cloned() else {
             if describe(core.db, table)?.is_none() {
-                return Err(Error::NoTable {
-                    table: table.into(),
-                    why: "does not exist",
-                });
+                return Err(Error::NoTable { table: table.into(), why: "does not exist" });
             }
             return Ok(());
         };
@@ -88,9 +82,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
         core.drop_triggers(t.id)
     })();
     if done.is_err() {
-        engine
-            .db
-            .exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter")?;
+        engine.db.exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter")?;
     }
     done
 }
@@ -99,9 +91,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
 pub fn commit_alter(engine: &Engine, table: &str) -> Result<()> {
     let done = end_alter(engine, table);
     if done.is_err() {
-        let _ = engine
-            .db
-            .exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter");
+        let _ = engine.db.exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter");
     }
     done
 }
@@ -113,23 +103,18 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
         engine.flush()?;
         let mut core = engine.core()?;
         let live = describe(core.db, table)?;
-        let live = live.ok_or_else(|| Error::NoTable {
-            table: table.into(),
-            why: "does not exist",
-        })?;
+        let live = live.ok_or_else(|| Error::NoTable { table: table.into(), why: "does not exist" })?;
         let saved = saved_tables(core.db)?;
-        let open = saved
-            .iter()
-            .find(|s| s.name.eq_ignore_ascii_case(table) && core.suspended.contains(&s.id));
+        let open =
+            saved.iter().find(|s| s.name.eq_ignore_ascii_case(table) && core.suspended.contains(&s.id));
         let Some(open) = open else {
             // A table that is not replicated: the savepoint alone.
             drop(core);
             return Ok(engine.db.exec("RELEASE crsql_alter")?);
         };
         engine.suspend(&mut core, open.id, false)?;
-        check_replicable(core.db, &live).map_err(|e| Error::State {
-            why: format!("failed compacting tables post alteration: {e}"),
-        })?;
+        check_replicable(core.db, &live)
+            .map_err(|e| Error::State { why: format!("failed compacting tables post alteration: {e}") })?;
         core.cfg.schema = -1;
         core.settle()?;
         let t = core.replicated(table)?;
@@ -146,6 +131,71 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
     Ok(engine.db.exec("RELEASE crsql_alter")?)
 }
 
+/// What the comparison of a table with its metadata has found so far.
+#[derive(Default)]
+struct Met {
+    /// Records and where they belong now.
+    kept: Vec<(Loc, Option<Record>)>,
+    moved: bool,
+    /// Rows and cells that appeared unwatched; `stamped` names the columns, and whether the row was alive.
+    works: Vec<((u32, u64), Work)>,
+    stamped: Vec<((u32, u64), ColSet, bool)>,
+}
+
+impl Met {
+    fn row(
+        &mut self,
+        rows: &Rows,
+        defaults: &[rejoin_crdt::Value],
+        identity: Option<crate::value::Identity>,
+        (row, h): (i64, u64),
+        found: Option<(Loc, Record)>,
+    ) {
+        let t = &rows.table;
+        let alive = found.as_ref().is_some_and(|(_, r)| r.row.meta.is_alive());
+        let mut fresh = ColSet::EMPTY;
+        for (n, col) in t.cols.iter().enumerate() {
+            let unwritten = found.as_ref().is_none_or(|(_, r)| r.row.meta.cell(col.id).is_none());
+            let differs = || defaults.get(n).is_none_or(|d| !d.as_ref().same(from_sql(rows.value(n))));
+            if unwritten && differs() {
+                fresh.insert(col.id);
+            }
+        }
+        let now = match (&identity, t.kind) {
+            (Some(i), KeyKind::Keyed) => Loc::Key(Rc::clone(&i.key)),
+            _ => Loc::Row(row),
+        };
+        let found = match found {
+            Some((loc, record)) if alive && fresh.is_empty() => {
+                self.moved |= loc != now;
+                self.kept.push((now, Some(record)));
+                return;
+            }
+            other => other,
+        };
+        let (key, spelling) = identity.map_or((None, None), |i| (Some(i.key), i.spelling));
+        let mut work = Work {
+            table: Rc::clone(t),
+            row: (t.kind != KeyKind::Keyed).then_some(row),
+            key,
+            spelling,
+            hash: if t.kind == KeyKind::Hashed { h } else { 0 },
+            meta: RowMeta::default(),
+            stored: None,
+            touched: smallvec::SmallVec::new(),
+        };
+        if let Some((loc, record)) = found {
+            self.moved |= alive && now != loc;
+            let stored = if alive { now } else { loc };
+            work.meta = record.row.meta.clone();
+            work.stored = Some(stored.clone());
+            self.kept.push((stored, Some(record)));
+        }
+        self.works.push(((t.id, h), work));
+        self.stamped.push(((t.id, h), fresh, alive));
+    }
+}
+
 /// The rows of a table with rowid and packed key.
 struct Rows {
     stmt: Stmt,
@@ -155,30 +205,15 @@ struct Rows {
 impl Rows {
     /// In key order; columns beside the key follow.
     fn new(core: &Core, t: &Rc<Table>) -> Result<Rows> {
-        let rowid = if t.kind == KeyKind::Keyed {
-            "0"
-        } else {
-            t.rowid
-        };
-        let cols: Vec<String> = t
-            .cols
-            .iter()
-            .map(|c| crate::format::quote(&c.name))
-            .collect();
-        let cols = if cols.is_empty() {
-            String::new()
-        } else {
-            format!(", {}", cols.join(", "))
-        };
+        let rowid = if t.kind == KeyKind::Keyed { "0" } else { t.rowid };
+        let cols: Vec<String> = t.cols.iter().map(|c| crate::format::quote(&c.name)).collect();
+        let cols = if cols.is_empty() { String::new() } else { format!(", {}", cols.join(", ")) };
         let sql = format!(
             "SELECT {rowid}, {keys}{cols} FROM {} ORDER BY {keys}",
             t.quoted(),
             keys = t.key_list("")
         );
-        Ok(Rows {
-            stmt: core.db.prepare_transient(&sql)?,
-            table: Rc::clone(t),
-        })
+        Ok(Rows { stmt: core.db.prepare_transient(&sql)?, table: Rc::clone(t) })
     }
 
     fn packed(&self) -> Result<Vec<u8>> {
@@ -203,21 +238,14 @@ impl Rows {
 impl Core {
     pub fn replicated(&self, table: &str) -> Result<Rc<Table>> {
         let found = self.catalog.find(table).cloned();
-        found.ok_or_else(|| Error::NoTable {
-            table: table.into(),
-            why: "is not replicated",
-        })
+        found.ok_or_else(|| Error::NoTable { table: table.into(), why: "is not replicated" })
     }
 
     /// Existing rows of a table that becomes replicated: one transaction, every col_version 1.
     fn backfill(&mut self, t: &Rc<Table>) -> Result<()> {
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let before = self.txn.pending;
-        let stamp = Stamp {
-            col_version: 1,
-            db_version,
-            site,
-        };
+        let stamp = Stamp { col_version: 1, db_version, site };
         let mut rows = Rows::new(self, t)?;
         let mut changes = Changes::default();
         let list = changes.tables.entry(t.id).or_default();
@@ -226,10 +254,7 @@ impl Core {
         self.fold()?;
         while rows.stmt.step()? {
             any = true;
-            let mut record = Record {
-                row: StoredRow::default(),
-                spelling: None,
-            };
+            let mut record = Record { row: StoredRow::default(), spelling: None };
             let row = rows.stmt.column_int(0);
             let loc = if t.kind == KeyKind::RowId {
                 Loc::Row(row)
@@ -247,11 +272,7 @@ impl Core {
             let meta = &mut record.row.meta;
             meta.cl = 1;
             if t.cols.is_empty() || record.spelling.is_some() {
-                meta.sentinel = Some(Sentinel {
-                    db_version,
-                    site,
-                    seq: self.txn.seq,
-                });
+                meta.sentinel = Some(Sentinel { db_version, site, seq: self.txn.seq });
                 self.txn.seq += 1;
             }
             if t.kind == KeyKind::Hashed {
@@ -270,11 +291,7 @@ impl Core {
             return Ok(());
         }
         self.apply_to_blocks(t.id, updates)?;
-        let ranges = list
-            .keys
-            .first()
-            .zip(list.keys.last())
-            .map(|(a, b)| (Rc::clone(&a.0), Rc::clone(&b.1)));
+        let ranges = list.keys.first().zip(list.keys.last()).map(|(a, b)| (Rc::clone(&a.0), Rc::clone(&b.1)));
         changes.shorten(&[(t.id, ranges.into_iter().collect())].into_iter().collect());
         self.put_log(db_version, changes, None)?;
         self.fold()
@@ -293,79 +310,23 @@ impl Core {
         let mut known = self.all_records(t)?;
         let mut rows = Rows::new(self, t)?;
         let defaults = self.defaults(t)?;
-        let mut kept: Vec<(Loc, Option<Record>)> = Vec::new();
-        let mut moved = false;
-        let mut works: Vec<((u32, u64), Work)> = Vec::new();
-        let mut stamped: Vec<((u32, u64), ColSet, bool)> = Vec::new();
+        let mut met = Met::default();
         while rows.stmt.step()? {
             let row = rows.stmt.column_int(0);
             let identity = match t.kind {
                 KeyKind::RowId => None,
                 _ => Some(identity_of_stored(t, &rows.packed()?)?),
             };
-            let h = identity
-                .as_ref()
-                .map_or(row as u64, |i| hash(self.cfg.hash_key, &i.key));
+            let h = identity.as_ref().map_or(row as u64, |i| hash(self.cfg.hash_key, &i.key));
             let found = known.remove(&h);
             let alive = found.as_ref().is_some_and(|(_, r)| r.row.meta.is_alive());
             if !alive && touched.contains(&(t.id, h)) {
-                kept.extend(found.map(|(loc, record)| (loc, Some(record))));
+                met.kept.extend(found.map(|(loc, record)| (loc, Some(record))));
                 continue;
             }
-            let mut fresh = ColSet::EMPTY;
-            for (n, col) in t.cols.iter().enumerate() {
-                let unwritten = found
-                    .as_ref()
-                    .is_none_or(|(_, r)| r.row.meta.cell(col.id).is_none());
-                if unwritten
-                    && defaults
-                        .get(n)
-                        .is_none_or(|d| !d.as_ref().same(from_sql(rows.value(n))))
-                {
-                    fresh.insert(col.id);
-                }
-            }
-            let now = match t.kind {
-                KeyKind::Keyed => identity.as_ref().map(|i| Loc::Key(Rc::clone(&i.key))),
-                _ => Some(Loc::Row(row)),
-            };
-            if alive && fresh.is_empty() {
-                let Some(((loc, record), now)) = found.zip(now) else {
-                    continue;
-                };
-                moved |= loc != now;
-                kept.push((now, Some(record)));
-                continue;
-            }
-            let at = (t.id, h);
-            let (key, spelling) = identity.map_or((None, None), |i| (Some(i.key), i.spelling));
-            let kind_hash = if t.kind == KeyKind::Hashed { h } else { 0 };
-            let mut work = Work {
-                table: Rc::clone(t),
-                row: (t.kind != KeyKind::Keyed).then_some(row),
-                key,
-                spelling,
-                hash: kind_hash,
-                meta: RowMeta::default(),
-                stored: None,
-                touched: smallvec::SmallVec::new(),
-            };
-            if let Some((loc, record)) = found {
-                if alive && now.as_ref() != Some(&loc) {
-                    moved = true;
-                }
-                if alive && let Some(now) = now {
-                    kept.push((now.clone(), Some(record.clone())));
-                    work.stored = Some(now);
-                } else {
-                    work.stored = Some(loc.clone());
-                    kept.push((loc, Some(record.clone())));
-                }
-                work.meta = record.row.meta;
-            }
-            works.push((at, work));
-            stamped.push((at, fresh, alive));
+            met.row(&rows, &defaults, identity, (row, h), found);
         }
+        let Met { mut kept, moved, works, stamped } = met;
         // What is left has no row: tombstones stay, rows that wait for values too, others vanished.
         let required = t.cols.iter().any(|c| c.required);
         let mut vanished = Vec::new();
@@ -416,29 +377,14 @@ impl Core {
         if !alive {
             cols = work.table.col_set.clone();
             let known = work.meta.cl > 0;
-            work.meta = RowMeta {
-                cl: work.meta.cl + 1,
-                ..RowMeta::default()
-            };
+            work.meta = RowMeta { cl: work.meta.cl + 1, ..RowMeta::default() };
             if known || cols.is_empty() || work.spelling.is_some() {
-                work.meta.sentinel = Some(Sentinel {
-                    db_version,
-                    site,
-                    seq: txn.seq,
-                });
+                work.meta.sentinel = Some(Sentinel { db_version, site, seq: txn.seq });
                 txn.seq += 1;
             }
         }
         for col in cols.iter() {
-            work.meta.write(
-                ColSet::single(col),
-                Stamp {
-                    col_version: 1,
-                    db_version,
-                    site,
-                },
-                txn.seq,
-            );
+            work.meta.write(ColSet::single(col), Stamp { col_version: 1, db_version, site }, txn.seq);
             txn.seq += 1;
         }
     }
@@ -453,11 +399,8 @@ impl Core {
             };
             // The default is an expression of the schema's own; CAST gives it the column's affinity.
             let decl = col.decl.split('|').next().unwrap_or("");
-            let cast = if decl.is_empty() {
-                format!("({text})")
-            } else {
-                format!("CAST(({text}) AS {decl})")
-            };
+            let cast =
+                if decl.is_empty() { format!("({text})") } else { format!("CAST(({text}) AS {decl})") };
             let mut q = self.db.prepare_transient(&format!("SELECT {cast}"))?;
             q.step()?;
             all.push(from_sql(q.column(0)).to_owned());
@@ -473,29 +416,15 @@ impl Core {
         let mut all = HashMap::new();
         if kind.has_rows() {
             store.scan_rows(i64::MIN >> 6, i64::MAX >> 6, |row, stored| {
-                let at = if kind == KeyKind::RowId {
-                    row as u64
-                } else {
-                    stored.hash
-                };
-                all.insert(
-                    at,
-                    (
-                        Loc::Row(row),
-                        Record {
-                            row: stored.clone(),
-                            spelling: None,
-                        },
-                    ),
-                );
+                let at = if kind == KeyKind::RowId { row as u64 } else { stored.hash };
+                all.insert(at, (Loc::Row(row), Record { row: stored.clone(), spelling: None }));
                 Ok(())
             })?;
         }
         if kind.has_keys() {
             store.scan_keys(&[], None, |e| {
                 let loc = Loc::Key(e.key.as_slice().into());
-                all.entry(hash(hash_key, &e.key))
-                    .or_insert((loc, crate::store::record_of(e)));
+                all.entry(hash(hash_key, &e.key)).or_insert((loc, crate::store::record_of(e)));
                 Ok(())
             })?;
         }
@@ -549,9 +478,8 @@ impl Core {
         drop(q);
         for row in rows {
             let bytes = row.changes.encode(&row.base());
-            let mut put = self
-                .db
-                .prepare_transient("UPDATE main.crsql_log SET changes = ?2 WHERE id = ?1")?;
+            let mut put =
+                self.db.prepare_transient("UPDATE main.crsql_log SET changes = ?2 WHERE id = ?1")?;
             put.run(&[ValueRef::Integer(row.lsn), ValueRef::Blob(&bytes)])?;
         }
         self.txn.rows_stale = true;

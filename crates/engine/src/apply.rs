@@ -168,7 +168,11 @@ fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options
 }
 
 fn site_of(reader: &Reader<'_>, index: u32) -> Result<SiteId> {
-    reader.sites().get(index as usize).copied().ok_or_else(|| malformed("it names a site that it does not list"))
+    reader
+        .sites()
+        .get(index as usize)
+        .copied()
+        .ok_or_else(|| malformed("it names a site that it does not list"))
 }
 
 /// What the sender took for granted must be here.
@@ -202,7 +206,13 @@ fn check_chains(core: &mut Core, reader: &Reader<'_>) -> Result<()> {
         told.push(Told { site, from: t.version, to: t.version, chain: t.chain, nonce: Some(t.nonce) });
     }
     for r in reader.empty_ranges() {
-        told.push(Told { site: site_of(reader, r.site)?, from: r.from, to: r.to, chain: r.chain, nonce: None });
+        told.push(Told {
+            site: site_of(reader, r.site)?,
+            from: r.from,
+            to: r.to,
+            chain: r.chain,
+            nonce: None,
+        });
     }
     told.sort_by_key(|t| (t.site, t.from));
     if told.windows(2).any(|w| w[0].site == w[1].site && w[1].from <= w[0].to) {
@@ -447,7 +457,9 @@ impl<'a> Applying<'a> {
                 let stamp = Stamp { db_version, site: self.site(stamp.site)?, ..stamp };
                 match here.columns.get(col as usize) {
                     Some(Ok(id)) => cells.push(Cell { col: *id, stamp, seq, val }),
-                    Some(Err(reason)) => waiting.push((col as usize, Cell { col: 0, stamp, seq, val }, *reason)),
+                    Some(Err(reason)) => {
+                        waiting.push((col as usize, Cell { col: 0, stamp, seq, val }, *reason))
+                    }
                     None => return Err(malformed("a row names a column that is not listed")),
                 }
             }
@@ -526,7 +538,8 @@ impl<'a> Applying<'a> {
         if let Some(s) = sentinel {
             let stamp = Stamp { col_version: i64::from(cl), db_version: s.db_version, site: s.site };
             let cell = Cell { col: 0, stamp, seq: s.seq, val: ValueRef::Null };
-            accepted += i64::from(self.core.park(&parked(name, row.key, SENTINEL, &cell, cl), Reason::NoTable)?);
+            accepted +=
+                i64::from(self.core.park(&parked(name, row.key, SENTINEL, &cell, cl), Reason::NoTable)?);
         }
         for (col, cell, reason) in waiting {
             let p = parked(name, row.key, names.get(*col).copied().unwrap_or_default(), cell, cl);

@@ -56,44 +56,37 @@ impl Wanted {
         let scratch = rusqlite::Connection::open_in_memory()?;
         Db::with(&scratch, |db| {
             Engine::register(db)?;
-            db.exec(schema).map_err(|e| {
-                bad(
-                    NAME,
-                    format!("the schema text fails in an empty database: {e}"),
-                )
-            })?;
-            let mut wanted = Wanted {
-                tables: Vec::new(),
-                indexes: indexes(db)?,
-            };
+            db.exec(schema)
+                .map_err(|e| bad(NAME, format!("the schema text fails in an empty database: {e}")))?;
+            let mut wanted = Wanted { tables: Vec::new(), indexes: indexes(db)? };
             for name in tables(db)? {
                 wanted.tables.extend(describe(db, &name)?);
             }
             if let Some(cleanup) = cleanup {
-                db.exec(cleanup)
-                    .map_err(|e| bad(NAME, format!("the clean-up text fails: {e}")))?;
+                db.exec(cleanup).map_err(|e| bad(NAME, format!("the clean-up text fails: {e}")))?;
             }
             Ok(wanted)
         })
     }
 
     fn table(&self, name: &str) -> Option<&LiveTable> {
-        self.tables
-            .iter()
-            .find(|t| t.name.eq_ignore_ascii_case(name))
+        self.tables.iter().find(|t| t.name.eq_ignore_ascii_case(name))
     }
 
     fn has_index(&self, live: &Index) -> bool {
-        self.indexes
-            .iter()
-            .any(|w| w.0.eq_ignore_ascii_case(&live.0) && tokens::same(&w.1, &live.1))
+        self.indexes.iter().any(|w| w.0.eq_ignore_ascii_case(&live.0) && tokens::same(&w.1, &live.1))
     }
 }
 
 /// The user's tables.
 fn tables(db: Db) -> Result<Vec<String>> {
-    names(db, &format!("SELECT name, '' FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') \
-         AND NOT ({FOREIGN}) ORDER BY name"))
+    names(
+        db,
+        &format!(
+            "SELECT name, '' FROM pragma_table_list WHERE schema = 'main' AND type IN ('table', 'virtual') \
+         AND NOT ({FOREIGN}) ORDER BY name"
+        ),
+    )
     .map(|all| all.into_iter().map(|n| n.0).collect())
 }
 
@@ -153,17 +146,11 @@ fn migrate(engine: &Engine, schema: &str, wanted: &Wanted) -> Result<()> {
 }
 
 fn in_text(e: &rejoin_sqlite::Error) -> Error {
-    bad(
-        NAME,
-        format!("the schema text fails: {e}; nothing was changed"),
-    )
+    bad(NAME, format!("the schema text fails: {e}; nothing was changed"))
 }
 
 fn is_virtual(t: &LiveTable) -> bool {
-    t.sql
-        .trim_start()
-        .get(..14)
-        .is_some_and(|s| s.eq_ignore_ascii_case("CREATE VIRTUAL"))
+    t.sql.trim_start().get(..14).is_some_and(|s| s.eq_ignore_ascii_case("CREATE VIRTUAL"))
 }
 
 /// Drops and adds the columns of one table.
@@ -184,13 +171,8 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
             ),
         ));
     }
-    let lacks =
-        |t: &LiveTable, name: &str| !t.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
-    let dropped: Vec<_> = live
-        .columns
-        .iter()
-        .filter(|c| lacks(wanted, &c.name))
-        .collect();
+    let lacks = |t: &LiveTable, name: &str| !t.columns.iter().any(|c| c.name.eq_ignore_ascii_case(name));
+    let dropped: Vec<_> = live.columns.iter().filter(|c| lacks(wanted, &c.name)).collect();
     if !dropped.is_empty() {
         // The triggers of an ordered list name all columns; the text makes the list again.
         fract::drop_objects(engine, &live.name)?;
@@ -202,8 +184,8 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
     }
     for column in wanted.columns.iter().filter(|c| lacks(live, &c.name)) {
         let definition = tokens::column_definition(&wanted.sql, &column.name);
-        let definition = definition
-            .ok_or_else(|| bad(NAME, format!("no definition of column \"{}\"", column.name)))?;
+        let definition =
+            definition.ok_or_else(|| bad(NAME, format!("no definition of column \"{}\"", column.name)))?;
         run(format!("{on} ADD COLUMN {definition}"))?;
     }
     Ok(())
@@ -212,9 +194,7 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
 fn refused(table: &str, e: &rejoin_sqlite::Error) -> Error {
     bad(
         NAME,
-        format!(
-            "table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed"
-        ),
+        format!("table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed"),
     )
 }
 
@@ -222,7 +202,5 @@ fn refused(table: &str, e: &rejoin_sqlite::Error) -> Error {
 fn keys(t: &LiveTable) -> Vec<String> {
     let mut keys: Vec<_> = t.columns.iter().filter(|c| c.pk > 0).collect();
     keys.sort_by_key(|c| c.pk);
-    keys.into_iter()
-        .map(|c| c.name.to_ascii_lowercase())
-        .collect()
+    keys.into_iter().map(|c| c.name.to_ascii_lowercase()).collect()
 }

@@ -56,11 +56,7 @@ impl RowBlock {
     }
 
     pub fn encode(&self, hashed: bool, out: &mut Vec<u8>) {
-        let metas: Vec<(u64, &RowMeta)> = self
-            .rows
-            .iter()
-            .map(|(s, r)| (u64::from(*s), &r.meta))
-            .collect();
+        let metas: Vec<(u64, &RowMeta)> = self.rows.iter().map(|(s, r)| (u64::from(*s), &r.meta)).collect();
         put_metas(out, &metas);
         if hashed {
             for (_, row) in &self.rows {
@@ -72,18 +68,12 @@ impl RowBlock {
     pub fn decode(bytes: &[u8], hashed: bool) -> Decoded<RowBlock> {
         let mut dec = Dec::new(bytes);
         let rows = get_metas(&mut dec, SLOTS as u64)?;
-        let mut block = RowBlock {
-            rows: Vec::with_capacity(rows.len()),
-        };
+        let mut block = RowBlock { rows: Vec::with_capacity(rows.len()) };
         for (slot, meta) in rows {
             let hash = if hashed { read_hash(&mut dec)? } else { 0 };
             block.rows.push((slot as u8, StoredRow { meta, hash }));
         }
-        if dec.is_empty() {
-            Ok(block)
-        } else {
-            Err(Damaged)
-        }
+        if dec.is_empty() { Ok(block) } else { Err(Damaged) }
     }
 }
 
@@ -114,11 +104,7 @@ pub fn encode_keys(entries: &[KeyEntry], out: &mut Vec<u8>) {
         }
         last = &e.key;
     }
-    let metas: Vec<(u64, &RowMeta)> = entries
-        .iter()
-        .enumerate()
-        .map(|(i, e)| (i as u64, &e.meta))
-        .collect();
+    let metas: Vec<(u64, &RowMeta)> = entries.iter().enumerate().map(|(i, e)| (i as u64, &e.meta)).collect();
     put_metas(out, &metas);
 }
 
@@ -131,16 +117,8 @@ pub fn decode_keys(bytes: &[u8]) -> Decoded<Vec<KeyEntry>> {
         let last: &[u8] = entries.last().map_or(&[], |e| e.key.as_slice());
         let shared = last.get(..(head >> 1) as usize).ok_or(Damaged)?;
         let key = [shared, dec.bytes()?].concat();
-        let spelling = if head & 1 == 1 {
-            Some(dec.bytes()?.to_vec())
-        } else {
-            None
-        };
-        entries.push(KeyEntry {
-            key,
-            spelling,
-            meta: RowMeta::default(),
-        });
+        let spelling = if head & 1 == 1 { Some(dec.bytes()?.to_vec()) } else { None };
+        entries.push(KeyEntry { key, spelling, meta: RowMeta::default() });
     }
     let rows = get_metas(&mut dec, count as u64)?;
     if rows.len() != count || !dec.is_empty() {
@@ -172,13 +150,8 @@ fn put_metas(out: &mut Vec<u8>, rows: &[(u64, &RowMeta)]) {
     let mut i = 0;
     while i < rows.len() {
         let (slot, first) = rows[i];
-        let same =
-            |(j, r): (usize, &(u64, &RowMeta))| r.0 == slot + j as u64 && same_shape(r.1, first);
-        let run = rows[i..]
-            .iter()
-            .enumerate()
-            .take_while(|&(j, r)| same((j, r)))
-            .count();
+        let same = |(j, r): (usize, &(u64, &RowMeta))| r.0 == slot + j as u64 && same_shape(r.1, first);
+        let run = rows[i..].iter().enumerate().take_while(|&(j, r)| same((j, r))).count();
         if slot > next_slot {
             put(out, (slot - next_slot) << 1);
         }
@@ -190,18 +163,11 @@ fn put_metas(out: &mut Vec<u8>, rows: &[(u64, &RowMeta)]) {
 
 /// A sentinel's stamp stands in the table with column version 0: its own is the causal length.
 fn sentinel_stamp(s: &Sentinel) -> Stamp {
-    Stamp {
-        col_version: 0,
-        db_version: s.db_version,
-        site: s.site,
-    }
+    Stamp { col_version: 0, db_version: s.db_version, site: s.site }
 }
 
 fn stamps(row: &RowMeta) -> impl Iterator<Item = Stamp> + '_ {
-    row.sentinel
-        .iter()
-        .map(sentinel_stamp)
-        .chain(row.groups.iter().map(|g| g.stamp))
+    row.sentinel.iter().map(sentinel_stamp).chain(row.groups.iter().map(|g| g.stamp))
 }
 
 /// Equal but for the sequence numbers.
@@ -209,20 +175,14 @@ fn same_shape(a: &RowMeta, b: &RowMeta) -> bool {
     a.cl == b.cl
         && a.sentinel.map(|s| (s.db_version, s.site)) == b.sentinel.map(|s| (s.db_version, s.site))
         && a.groups.len() == b.groups.len()
-        && a.groups
-            .iter()
-            .zip(&b.groups)
-            .all(|(x, y)| x.stamp == y.stamp && x.cols == y.cols)
+        && a.groups.iter().zip(&b.groups).all(|(x, y)| x.stamp == y.stamp && x.cols == y.cols)
 }
 
 fn put_run(out: &mut Vec<u8>, rows: &[(u64, &RowMeta)], table: &[Stamp]) {
     let index = |stamp: Stamp| table.iter().position(|s| *s == stamp).unwrap_or(0) as u64;
     let first = rows[0].1;
     put(out, (rows.len() as u64) << 1 | 1);
-    put(
-        out,
-        u64::from(first.cl) << 1 | u64::from(first.sentinel.is_some()),
-    );
+    put(out, u64::from(first.cl) << 1 | u64::from(first.sentinel.is_some()));
     if let Some(s) = &first.sentinel {
         put(out, index(sentinel_stamp(s)));
         put_seqs(out, rows, |row| row.sentinel.map_or(0, |s| s.seq));
@@ -265,23 +225,13 @@ fn get_metas(dec: &mut Dec, slots: u64) -> Decoded<Vec<(u64, RowMeta)>> {
     while (rows.len() as u64) < count {
         slot = get_run(dec, &table, slot, slots, &mut rows)?;
     }
-    if rows.len() as u64 == count {
-        Ok(rows)
-    } else {
-        Err(Damaged)
-    }
+    if rows.len() as u64 == count { Ok(rows) } else { Err(Damaged) }
 }
 
 fn get_table(dec: &mut Dec) -> Decoded<Vec<Stamp>> {
     let count = dec.count()?;
     (0..count)
-        .map(|_| {
-            Ok(Stamp {
-                col_version: dec.version()?,
-                db_version: dec.version()?,
-                site: dec.u32()?,
-            })
-        })
+        .map(|_| Ok(Stamp { col_version: dec.version()?, db_version: dec.version()?, site: dec.u32()? }))
         .collect()
 }
 
@@ -294,10 +244,7 @@ fn get_run(
 ) -> Decoded<u64> {
     let head = dec.u()?;
     let (count, present) = (head >> 1, head & 1 == 1);
-    let end = slot
-        .checked_add(count)
-        .filter(|&e| count > 0 && e <= slots)
-        .ok_or(Damaged)?;
+    let end = slot.checked_add(count).filter(|&e| count > 0 && e <= slots).ok_or(Damaged)?;
     if !present {
         return Ok(end);
     }
@@ -305,34 +252,18 @@ fn get_run(
     let shape = dec.u()?;
     let cl = u32::try_from(shape >> 1).map_err(|_| Damaged)?;
     let start = rows.len();
-    rows.extend((slot..end).map(|s| {
-        (
-            s,
-            RowMeta {
-                cl,
-                ..RowMeta::default()
-            },
-        )
-    }));
+    rows.extend((slot..end).map(|s| (s, RowMeta { cl, ..RowMeta::default() })));
     if shape & 1 == 1 {
         let s = stamp(dec.u()?)?;
         get_seqs(dec, &mut rows[start..], |row, seq| {
-            row.sentinel = Some(Sentinel {
-                db_version: s.db_version,
-                site: s.site,
-                seq,
-            });
+            row.sentinel = Some(Sentinel { db_version: s.db_version, site: s.site, seq });
         })?;
     }
     for _ in 0..dec.count()? {
         let cols = dec.cols()?;
         let stamp = stamp(dec.u()?)?;
         get_seqs(dec, &mut rows[start..], |row, seq| {
-            row.groups.push(Group {
-                cols: cols.clone(),
-                stamp,
-                seq,
-            });
+            row.groups.push(Group { cols: cols.clone(), stamp, seq });
         })?;
     }
     Ok(end)
@@ -353,11 +284,7 @@ fn get_seqs(
     }
     let mode = dec.u()?;
     for row in rest {
-        let step = if mode == 1 {
-            dec.i()?
-        } else {
-            unzigzag(mode >> 1)
-        };
+        let step = if mode == 1 { dec.i()? } else { unzigzag(mode >> 1) };
         seq = seq.wrapping_add(step);
         set(&mut row.1, seq);
     }
@@ -376,26 +303,20 @@ mod tests {
             db_version: d,
             site,
         });
-        let group =
-            (any::<u16>(), 0..70u32, stamp, -3..9i64).prop_map(|(low, high, stamp, seq)| {
-                let mut cols = ColSet::from_low(u64::from(low));
-                cols.insert(high);
-                Group { cols, stamp, seq }
-            });
-        let sentinel = proptest::option::of((0..3i64, 0..2u32, any::<i64>()).prop_map(
-            |(db_version, site, seq)| Sentinel {
+        let group = (any::<u16>(), 0..70u32, stamp, -3..9i64).prop_map(|(low, high, stamp, seq)| {
+            let mut cols = ColSet::from_low(u64::from(low));
+            cols.insert(high);
+            Group { cols, stamp, seq }
+        });
+        let sentinel = proptest::option::of(
+            (0..3i64, 0..2u32, any::<i64>()).prop_map(|(db_version, site, seq)| Sentinel {
                 db_version,
                 site,
                 seq,
-            },
-        ));
-        (0..4u32, sentinel, proptest::collection::vec(group, 0..3)).prop_map(
-            |(cl, sentinel, groups)| RowMeta {
-                cl,
-                sentinel,
-                groups: groups.into_iter().collect(),
-            },
-        )
+            }),
+        );
+        (0..4u32, sentinel, proptest::collection::vec(group, 0..3))
+            .prop_map(|(cl, sentinel, groups)| RowMeta { cl, sentinel, groups: groups.into_iter().collect() })
     }
 
     proptest! {
@@ -432,21 +353,10 @@ mod tests {
     #[test]
     fn a_bulk_insert_takes_few_bytes() {
         let mut block = RowBlock::default();
-        let stamp = Stamp {
-            col_version: 450_000_000_000_000,
-            db_version: 70_000,
-            site: 0,
-        };
+        let stamp = Stamp { col_version: 450_000_000_000_000, db_version: 70_000, site: 0 };
         for slot in 0..64u8 {
-            let mut meta = RowMeta {
-                cl: 1,
-                ..RowMeta::default()
-            };
-            meta.write(
-                ColSet::from_low(0b1111),
-                stamp,
-                1_000_000 + i64::from(slot) * 4,
-            );
+            let mut meta = RowMeta { cl: 1, ..RowMeta::default() };
+            meta.write(ColSet::from_low(0b1111), stamp, 1_000_000 + i64::from(slot) * 4);
             block.set(slot, Some(StoredRow { meta, hash: 0 }));
         }
         let mut bytes = Vec::new();

@@ -55,7 +55,11 @@ fn suitable(core: &mut Core, journal: &Journal, from: usize) -> Result<Option<Rc
     let Some(events) = journal.events.get(from..).filter(|e| e.len() >= EVENTS_MIN) else { return Ok(None) };
     let Some(first) = events.first() else { return Ok(None) };
     let kinds = [Kind::Insert, Kind::Delete, Kind::Image, Kind::Mask];
-    if !kinds.contains(&first.kind) || !core.txn.works.is_empty() || core.txn.at_current || core.has_parked()? {
+    if !kinds.contains(&first.kind)
+        || !core.txn.works.is_empty()
+        || core.txn.at_current
+        || core.has_parked()?
+    {
         return Ok(None);
     }
     let alike = |w: &[Event]| w[1].kind == w[0].kind && w[1].tbl == w[0].tbl && w[1].row > w[0].row;
@@ -72,7 +76,9 @@ fn suitable(core: &mut Core, journal: &Journal, from: usize) -> Result<Option<Rc
                 k.fold == Fold::None && matches!(k.affinity, Affinity::Integer | Affinity::Text)
             };
             let blobs = t.keys.iter().all(|k| plain(k) || k.affinity == Affinity::Blob);
-            blobs && (first.kind != Kind::Insert || core.store(&t).has_no_keys()?) && core.txn.orphans.is_empty()
+            blobs
+                && (first.kind != Kind::Insert || core.store(&t).has_no_keys()?)
+                && core.txn.orphans.is_empty()
         }
     };
     Ok(simple.then_some(t))

@@ -13,6 +13,7 @@ use crate::value;
 use rejoin_crdt::key::Affinity;
 use rejoin_sqlite::{Arg, Args, Db, Stmt};
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::rc::Rc;
 
 pub const FUNCTION: &str = "crsql_capture";
@@ -74,10 +75,7 @@ impl Capture {
     pub fn key(&mut self, t: &Table, args: &[Arg<'_>]) -> Result<(Slice, u64)> {
         if args.iter().any(|a| a.is_null()) {
             return Err(Error::Capture {
-                why: format!(
-                    "table \"{}\" is replicated, its primary key cannot be NULL",
-                    t.name
-                ),
+                why: format!("table \"{}\" is replicated, its primary key cannot be NULL", t.name),
             });
         }
         let slice = self.journal.store(|arena| {
@@ -95,8 +93,8 @@ impl Capture {
 
     /// Keeps the row as it is now. False: it is not there.
     fn image(&mut self, db: Db, t: &Rc<Table>, target: Option<i64>, key: Slice) -> Result<Slice> {
-        if !self.readers.contains_key(&t.id) {
-            self.readers.insert(t.id, RowReader::new(db, t)?);
+        if let Entry::Vacant(none) = self.readers.entry(t.id) {
+            none.insert(RowReader::new(db, t)?);
         }
         let layout = self.layout(t);
         let hash_key = self.hash_key;
@@ -166,10 +164,13 @@ impl Capture {
 
     /// The row of a rowid table that has this key: rowid, and the key as it is spelled there.
     fn find(&mut self, db: Db, t: &Table, args: Args<'_>, given: Slice) -> Result<Option<(i64, Slice)>> {
-        if !self.finders.contains_key(&t.id) {
-            let sql =
-                format!("SELECT {}, {} FROM {} WHERE {}", t.rowid, t.key_list(""), t.quoted(), t.key_where(1));
-            self.finders.insert(t.id, db.prepare(&sql)?);
+        if let Entry::Vacant(none) = self.finders.entry(t.id) {
+            let (rowid, keys) = (t.rowid, t.key_list(""));
+            none.insert(db.prepare(&format!(
+                "SELECT {rowid}, {keys} FROM {} WHERE {}",
+                t.quoted(),
+                t.key_where(1)
+            ))?);
         }
         let Some(q) = self.finders.get_mut(&t.id) else {
             return Ok(None);
@@ -218,17 +219,14 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
     let mut cap = engine.cap.borrow_mut();
     if args.get(1).int() != cap.file_id {
         return Err(Error::Capture {
-            why:
-                "the table belongs to another database file than the main one of this connection; \
+            why: "the table belongs to another database file than the main one of this connection; \
                   open that file as main to write to it"
-                    .into(),
+                .into(),
         });
     }
     let table = cap.catalog.get(tbl).cloned();
     let Some(t) = table else {
-        return Err(Error::Capture {
-            why: format!("the replication metadata knows no table {tbl}"),
-        });
+        return Err(Error::Capture { why: format!("the replication metadata knows no table {tbl}") });
     };
     record(engine.db, &mut cap, &t, args.get(2).int(), args.skip(3))?;
     if cap.outdated(tbl) {
@@ -239,9 +237,21 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
     Ok(())
 }
 
-fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> Result<()> {
+fn kind_of(op: i64) -> Option<Kind> {
+    Some(match op {
+        INSERT => Kind::Insert,
+        DELETE => Kind::Delete,
+        UPDATE => Kind::Image,
+        MOVE => Kind::Move,
+        REPLACE => Kind::Replaces,
+        _ => return None,
+    })
+}
+
+/// How many rowids and key columns the trigger of a kind passes.
+fn argument_count(t: &Table, op: i64) -> usize {
     let n = t.keys.len();
-    let want = match (t.kind, op) {
+    match (t.kind, op) {
         (KeyKind::RowId, UPDATE | MOVE) => 2,
         (KeyKind::RowId, _) => 1,
         (KeyKind::Hashed, UPDATE) => n + 2,
@@ -250,25 +260,14 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
         (KeyKind::Hashed, _) => n + 1,
         (KeyKind::Keyed, MOVE) => 2 * n,
         (KeyKind::Keyed, _) => n,
-    };
-    if args.len() != want {
-        return Err(Error::BadArgument {
-            function: FUNCTION,
-            why: "is for the capture triggers only".into(),
-        });
     }
-    let kind = match op {
-        INSERT => Kind::Insert,
-        DELETE => Kind::Delete,
-        UPDATE => Kind::Image,
-        MOVE => Kind::Move,
-        REPLACE => Kind::Replaces,
-        _ => {
-            return Err(Error::BadArgument {
-                function: FUNCTION,
-                why: format!("kind {op}"),
-            });
-        }
+}
+
+fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> Result<()> {
+    let n = t.keys.len();
+    let Some(kind) = kind_of(op).filter(|_| args.len() == argument_count(t, op)) else {
+        let why = "is for the capture triggers only".into();
+        return Err(Error::BadArgument { function: FUNCTION, why });
     };
     let mut e = Event::new(kind, t.id, 0);
     let rowids = match (t.kind, op) {
@@ -287,10 +286,7 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
             (e.key2, e.hash2) = cap.key(t, keys.get(n..).unwrap_or(&[]))?;
         }
         if t.kind == KeyKind::Keyed {
-            (e.row, e.row2) = (
-                e.hash as i64,
-                if op == MOVE { e.hash2 } else { e.hash } as i64,
-            );
+            (e.row, e.row2) = (e.hash as i64, if op == MOVE { e.hash2 } else { e.hash } as i64);
         }
         if op == REPLACE {
             let Some((row, key)) = cap.find(db, t, args, e.key)? else {
@@ -312,8 +308,10 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
     if op == DELETE {
         e.hash2 = db.total_changes() as u64;
     }
-    if op == INSERT {
-        cap.take_back_delete(db, t, (e.row, e.hash));
+    match op {
+        INSERT => cap.take_back_delete(db, t, (e.row, e.hash)),
+        MOVE => cap.take_back_delete(db, t, (e.row2, e.hash2)),
+        _ => {}
     }
     cap.journal.events.push(e);
     Ok(())
@@ -332,30 +330,19 @@ pub fn triggers(t: &Table, file_id: i64) -> Vec<(String, String)> {
         KeyKind::RowId => String::new(),
         _ => format!(", {}", t.key_list(p)),
     };
-    let call = |op: i64, args: String| {
-        format!("BEGIN SELECT {FUNCTION}({id}, {file_id}, {op}{args}); END")
-    };
+    let call = |op: i64, args: String| format!("BEGIN SELECT {FUNCTION}({id}, {file_id}, {op}{args}); END");
     let mut all = vec![
         (
             format!("crsql_insert_{id}"),
-            format!(
-                "AFTER INSERT ON {on} {}",
-                call(INSERT, rowid("NEW.") + &keys("NEW."))
-            ),
+            format!("AFTER INSERT ON {on} {}", call(INSERT, rowid("NEW.") + &keys("NEW."))),
         ),
         (
             format!("crsql_update_{id}"),
-            format!(
-                "BEFORE UPDATE ON {on} {}",
-                call(UPDATE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD."))
-            ),
+            format!("BEFORE UPDATE ON {on} {}", call(UPDATE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD."))),
         ),
         (
             format!("crsql_delete_{id}"),
-            format!(
-                "AFTER DELETE ON {on} {}",
-                call(DELETE, rowid("OLD.") + &keys("OLD."))
-            ),
+            format!("AFTER DELETE ON {on} {}", call(DELETE, rowid("OLD.") + &keys("OLD."))),
         ),
     ];
     let of: Vec<String> = t.keys.iter().map(|k| quote(&k.name)).collect();
@@ -377,30 +364,23 @@ pub fn triggers(t: &Table, file_id: i64) -> Vec<(String, String)> {
         format!("crsql_move_{id}"),
         format!(
             "AFTER UPDATE OF {of} ON {on} WHEN {differs} {}",
-            call(
-                MOVE,
-                rowid("OLD.") + &rowid("NEW.") + &keys("OLD.") + &keys("NEW.")
-            )
+            call(MOVE, rowid("OLD.") + &rowid("NEW.") + &keys("OLD.") + &keys("NEW."))
         ),
     ));
     if t.kind == KeyKind::Hashed {
-        let eq: Vec<String> = t
-            .keys
-            .iter()
-            .map(|k| format!("{0} = NEW.{0}", quote(&k.name)))
-            .collect();
+        let eq: Vec<String> = t.keys.iter().map(|k| format!("{0} = NEW.{0}", quote(&k.name))).collect();
         let there = format!("EXISTS (SELECT 1 FROM {on} WHERE {})", eq.join(" AND "));
         all.push((
             format!("crsql_replace_{id}"),
-            format!(
-                "BEFORE INSERT ON {on} WHEN {there} {}",
-                call(REPLACE, keys("NEW."))
-            ),
+            format!("BEFORE INSERT ON {on} WHEN {there} {}", call(REPLACE, keys("NEW."))),
         ));
         // UPDATE OR REPLACE removes a row that stands under the new key.
         all.push((
             format!("crsql_onto_{id}"),
-            format!("BEFORE UPDATE OF {of} ON {on} WHEN ({differs}) AND {there} {}", call(REPLACE, keys("NEW."))),
+            format!(
+                "BEFORE UPDATE OF {of} ON {on} WHEN ({differs}) AND {there} {}",
+                call(REPLACE, keys("NEW."))
+            ),
         ));
     }
     all.into_iter()

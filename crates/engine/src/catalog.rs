@@ -92,11 +92,7 @@ impl Table {
 
     pub fn column_by_id(&self, id: u32) -> Option<&Column> {
         if self.ordered {
-            return self
-                .cols
-                .binary_search_by_key(&id, |c| c.id)
-                .ok()
-                .map(|i| &self.cols[i]);
+            return self.cols.binary_search_by_key(&id, |c| c.id).ok().map(|i| &self.cols[i]);
         }
         self.cols.iter().find(|c| c.id == id)
     }
@@ -115,23 +111,14 @@ impl Table {
 
     /// `k1, k2` as quoted names with a prefix such as `NEW.`.
     pub fn key_list(&self, prefix: &str) -> String {
-        let names: Vec<String> = self
-            .keys
-            .iter()
-            .map(|k| format!("{prefix}{}", quote(&k.name)))
-            .collect();
+        let names: Vec<String> = self.keys.iter().map(|k| format!("{prefix}{}", quote(&k.name))).collect();
         names.join(", ")
     }
 
     /// `k1 = ?1 AND k2 = ?2`, counting from `first`.
     pub fn key_where(&self, first: usize) -> String {
         let eq = |(i, k): (usize, &KeyColumn)| format!("{} IS ?{}", quote(&k.name), first + i);
-        self.keys
-            .iter()
-            .enumerate()
-            .map(eq)
-            .collect::<Vec<_>>()
-            .join(" AND ")
+        self.keys.iter().enumerate().map(eq).collect::<Vec<_>>().join(" AND ")
     }
 }
 
@@ -151,12 +138,7 @@ impl LiveColumn {
     /// What of a column must be equal on all replicas; also tells a rename from a drop and an add.
     pub fn decl(&self) -> String {
         let default = self.default.as_deref().unwrap_or("");
-        format!(
-            "{}|{}|{}",
-            self.decl_type.to_ascii_uppercase(),
-            u8::from(self.not_null),
-            default
-        )
+        format!("{}|{}|{}", self.decl_type.to_ascii_uppercase(), u8::from(self.not_null), default)
     }
 }
 
@@ -233,11 +215,7 @@ pub fn affinity(decl_type: &str, strict: bool) -> Affinity {
 }
 
 fn unsupported(table: &str, what: impl Into<String>, advice: &str) -> Error {
-    Error::Unsupported {
-        table: table.to_owned(),
-        what: what.into(),
-        advice: advice.to_owned(),
-    }
+    Error::Unsupported { table: table.to_owned(), what: what.into(), advice: advice.to_owned() }
 }
 
 /// The key of a table: its kind and columns, or why it cannot be replicated.
@@ -245,15 +223,7 @@ pub fn key_of(db: Db, live: &LiveTable) -> Result<(KeyKind, Vec<KeyColumn>)> {
     let mut keys: Vec<(usize, KeyColumn)> = Vec::new();
     for (pos, c) in live.columns.iter().enumerate().filter(|(_, c)| c.pk > 0) {
         let affinity = affinity(&c.decl_type, live.strict);
-        keys.push((
-            c.pk,
-            KeyColumn {
-                name: c.name.clone(),
-                pos,
-                affinity,
-                fold: Fold::None,
-            },
-        ));
+        keys.push((c.pk, KeyColumn { name: c.name.clone(), pos, affinity, fold: Fold::None }));
     }
     keys.sort_by_key(|k| k.0);
     let mut keys: Vec<KeyColumn> = keys.into_iter().map(|k| k.1).collect();
@@ -264,22 +234,18 @@ pub fn key_of(db: Db, live: &LiveTable) -> Result<(KeyKind, Vec<KeyColumn>)> {
             "declare one: rows are told apart by it",
         ));
     }
-    let mut q =
-        db.prepare_transient("SELECT name FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?;
+    let mut q = db.prepare_transient("SELECT name FROM pragma_index_list(?1, 'main') WHERE origin = 'pk'")?;
     q.bind_text(1, live.name.as_bytes())?;
     if !q.step()? {
         return Ok((KeyKind::RowId, keys));
     }
     let index = text(q.column_text(0));
-    let mut q = db
-        .prepare_transient("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key = 1")?;
+    let mut q =
+        db.prepare_transient("SELECT name, coll FROM pragma_index_xinfo(?1, 'main') WHERE key = 1")?;
     q.bind_text(1, index.as_bytes())?;
     while q.step()? {
         let (column, coll) = (text(q.column_text(0)), text(q.column_text(1)));
-        let Some(key) = keys
-            .iter_mut()
-            .find(|k| k.name.eq_ignore_ascii_case(&column))
-        else {
+        let Some(key) = keys.iter_mut().find(|k| k.name.eq_ignore_ascii_case(&column)) else {
             continue;
         };
         key.fold = match coll.to_ascii_uppercase().as_str() {
@@ -295,38 +261,18 @@ pub fn key_of(db: Db, live: &LiveTable) -> Result<(KeyKind, Vec<KeyColumn>)> {
             }
         };
     }
-    Ok((
-        if live.without_rowid {
-            KeyKind::Keyed
-        } else {
-            KeyKind::Hashed
-        },
-        keys,
-    ))
+    Ok((if live.without_rowid { KeyKind::Keyed } else { KeyKind::Hashed }, keys))
 }
 
 /// Refuses what merging cannot keep (rule 3.9 in its interim form).
 pub fn check_replicable(db: Db, live: &LiveTable) -> Result<()> {
     let t = &live.name;
-    if live
-        .sql
-        .trim_start()
-        .to_ascii_uppercase()
-        .starts_with("CREATE VIRTUAL")
-    {
-        return Err(unsupported(
-            t,
-            "it is a virtual table",
-            "replicate the ordinary table behind it",
-        ));
+    if live.sql.trim_start().to_ascii_uppercase().starts_with("CREATE VIRTUAL") {
+        return Err(unsupported(t, "it is a virtual table", "replicate the ordinary table behind it"));
     }
     let lower = t.to_ascii_lowercase();
     if lower.starts_with("crsql_") || lower.starts_with("sqlite_") || lower.contains("__crsql_") {
-        return Err(unsupported(
-            t,
-            "its name is reserved",
-            "choose a name that does not begin with crsql_",
-        ));
+        return Err(unsupported(t, "its name is reserved", "choose a name that does not begin with crsql_"));
     }
     let mut q = db.prepare_transient(
         "SELECT name FROM pragma_index_list(?1, 'main') WHERE \"unique\" = 1 AND origin <> 'pk'",
@@ -341,8 +287,8 @@ pub fn check_replicable(db: Db, live: &LiveTable) -> Result<()> {
              or make its columns the primary key",
         ));
     }
-    let mut q = db
-        .prepare_transient("SELECT \"from\", \"table\" FROM pragma_foreign_key_list(?1, 'main')")?;
+    let mut q =
+        db.prepare_transient("SELECT \"from\", \"table\" FROM pragma_foreign_key_list(?1, 'main')")?;
     q.bind_text(1, t.as_bytes())?;
     if q.step()? {
         let (from, to) = (text(q.column_text(0)), text(q.column_text(1)));
@@ -384,9 +330,7 @@ impl Catalog {
         if let Some(id) = self.by_name.get(name) {
             return self.tables.get(id);
         }
-        self.by_name
-            .get(&name.to_ascii_lowercase())
-            .and_then(|id| self.tables.get(id))
+        self.by_name.get(&name.to_ascii_lowercase()).and_then(|id| self.tables.get(id))
     }
 
     pub fn insert(&mut self, table: Table) {
@@ -395,8 +339,7 @@ impl Catalog {
 
     pub fn insert_shared(&mut self, table: Rc<Table>) {
         self.by_name.insert(table.name.clone(), table.id);
-        self.by_name
-            .insert(table.name.to_ascii_lowercase(), table.id);
+        self.by_name.insert(table.name.to_ascii_lowercase(), table.id);
         self.tables.insert(table.id, table);
     }
 
@@ -433,8 +376,8 @@ pub struct SavedTable {
 }
 
 pub fn saved_tables(db: Db) -> Result<Vec<SavedTable>> {
-    let mut q = db
-        .prepare_transient("SELECT id, name, kind, root, sql FROM main.crsql_tables ORDER BY id")?;
+    let mut q =
+        db.prepare_transient("SELECT id, name, kind, root, sql FROM main.crsql_tables ORDER BY id")?;
     let mut tables = Vec::new();
     while q.step()? {
         tables.push(SavedTable {
@@ -446,9 +389,8 @@ pub fn saved_tables(db: Db) -> Result<Vec<SavedTable>> {
             columns: Vec::new(),
         });
     }
-    let mut q = db.prepare_transient(
-        "SELECT tbl, id, name, decl, pos FROM main.crsql_columns ORDER BY tbl, pos",
-    )?;
+    let mut q =
+        db.prepare_transient("SELECT tbl, id, name, decl, pos FROM main.crsql_columns ORDER BY tbl, pos")?;
     while q.step()? {
         let (tbl, id) = (q.column_int(0), q.column_int(1));
         let column = SavedColumn {
@@ -465,13 +407,7 @@ pub fn saved_tables(db: Db) -> Result<Vec<SavedTable>> {
 }
 
 /// Builds the working description of a table from what is live and the column ids that the file knows.
-pub fn build(
-    db: Db,
-    id: u32,
-    live: &LiveTable,
-    saved: &[SavedColumn],
-    unwatched: bool,
-) -> Result<Table> {
+pub fn build(db: Db, id: u32, live: &LiveTable, saved: &[SavedColumn], unwatched: bool) -> Result<Table> {
     let (kind, keys) = key_of(db, live)?;
     let mut cols = Vec::new();
     for (pos, c) in live.columns.iter().enumerate() {
@@ -490,25 +426,16 @@ pub fn build(
             decl: c.decl(),
         });
     }
-    let free = |alias: &&&str| {
-        !live
-            .columns
-            .iter()
-            .any(|c| c.name.eq_ignore_ascii_case(alias))
-    };
+    let free = |alias: &&&str| !live.columns.iter().any(|c| c.name.eq_ignore_ascii_case(alias));
     let rowid = match kind {
         KeyKind::Keyed => "",
-        _ => ["rowid", "_rowid_", "oid"]
-            .iter()
-            .find(free)
-            .copied()
-            .ok_or_else(|| {
-                unsupported(
-                    &live.name,
-                    "its columns hide every name of the rowid",
-                    "rename one of rowid, _rowid_, oid",
-                )
-            })?,
+        _ => ["rowid", "_rowid_", "oid"].iter().find(free).copied().ok_or_else(|| {
+            unsupported(
+                &live.name,
+                "its columns hide every name of the rowid",
+                "rename one of rowid, _rowid_, oid",
+            )
+        })?,
     };
     Ok(Table {
         id,

@@ -10,8 +10,8 @@ use crate::rowwise;
 use crate::store::Loc;
 use crate::value::{from_sql, shown_key, to_sql};
 use rejoin_sqlite::{
-    Args, Change, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk,
-    VTab, VTabCursor, ValueRef,
+    Args, Change, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab,
+    VTabCursor, ValueRef,
 };
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -85,11 +85,7 @@ impl VTab<Engine> for Changes {
             lower |= c.column == DB_VERSION && matches!(op, b'>' | b'g' | b'=');
             one_row |= i32::from(op == b'=') << c.column & 0b11;
         }
-        let natural: Vec<i32> = info
-            .order_bys()
-            .filter(|o| !o.desc)
-            .map(|o| o.column)
-            .collect();
+        let natural: Vec<i32> = info.order_bys().filter(|o| !o.desc).map(|o| o.column).collect();
         if natural.len() == info.order_bys().count() && [DB_VERSION, SEQ].starts_with(&natural) {
             info.set_order_consumed(true);
         }
@@ -109,10 +105,9 @@ impl VTab<Engine> for Changes {
 
     fn update(&self, change: Change<'_>) -> SqlResult<i64> {
         let Change::Insert { values, .. } = change else {
-            let why =
-                "Only INSERT and SELECT statements are allowed against the crsql changes table; \
+            let why = "Only INSERT and SELECT statements are allowed against the crsql changes table; \
                        to change data, write to the table itself"
-                    .to_owned();
+                .to_owned();
             return Err(Error::State { why }.into());
         };
         rowwise::insert(&self.0, values)?;
@@ -172,10 +167,7 @@ impl Cursor {
         engine.before_read()?;
         let mut core = engine.core()?;
         core.refresh(false)?;
-        *self = Cursor {
-            count: self.count,
-            ..Cursor::new(Rc::clone(&engine))
-        };
+        *self = Cursor { count: self.count, ..Cursor::new(Rc::clone(&engine)) };
         if !core.ready {
             return Ok(());
         }
@@ -192,11 +184,7 @@ impl Cursor {
                 }
                 (TABLE, _) => table = Some(text_of(value)),
                 (PK, _) => pk = Some(blob_of(value)),
-                _ => self.bounds.push(Bound {
-                    column,
-                    op,
-                    blob: blob_of(value),
-                }),
+                _ => self.bounds.push(Bound { column, op, blob: blob_of(value) }),
             }
         }
         if let Some(name) = &table {
@@ -215,11 +203,7 @@ impl Cursor {
                 _ => {}
             }
         }
-        self.next_lsn = if first == i64::MIN {
-            0
-        } else {
-            core.first_log_row(first)?
-        };
+        self.next_lsn = if first == i64::MIN { 0 } else { core.first_log_row(first)? };
         Ok(())
     }
 
@@ -273,17 +257,9 @@ impl Cursor {
             let Some(db_version) = versions.pop() else {
                 return Ok(false);
             };
-            self.unit = Unit {
-                db_version,
-                ..Unit::default()
-            };
+            self.unit = Unit { db_version, ..Unit::default() };
             let (loc, meta, spelling) = (row.loc.clone(), row.meta.clone(), row.spelling.clone());
-            self.unit.add_row(crate::listing::ListedRow {
-                table: Rc::clone(table),
-                loc,
-                meta,
-                spelling,
-            });
+            self.unit.add_row(crate::listing::ListedRow { table: Rc::clone(table), loc, meta, spelling });
             self.unit.changes.sort_by_key(|c| c.seq);
             return Ok(true);
         }
@@ -291,10 +267,7 @@ impl Cursor {
             return Ok(false);
         };
         self.next_lsn = next;
-        if rows
-            .first()
-            .is_some_and(|r| r.db_version > self.last_version)
-        {
+        if rows.first().is_some_and(|r| r.db_version > self.last_version) {
             return Ok(false);
         }
         self.unit = core.unit(&rows, &self.filter)?;
@@ -314,23 +287,16 @@ impl Cursor {
 
     fn site(&self, listed: &Listed) -> [u8; 16] {
         let core = self.engine.core.try_borrow();
-        core.ok()
-            .and_then(|c| c.sites.id(listed.site))
-            .map_or(self.own_site, |s| s.0)
+        core.ok().and_then(|c| c.sites.id(listed.site)).map_or(self.own_site, |s| s.0)
     }
 
     fn cid(&self, listed: &Listed) -> &str {
         match listed.what {
             What::Sentinel => SENTINEL,
-            What::Parked => self
-                .unit
-                .parked
-                .get(listed.row as usize)
-                .map_or("", |p| p.cid.as_str()),
+            What::Parked => self.unit.parked.get(listed.row as usize).map_or("", |p| p.cid.as_str()),
             What::Cell(n) => {
                 let row = self.unit.rows.get(listed.row as usize);
-                row.and_then(|r| r.table.cols.get(n as usize))
-                    .map_or("", |c| c.name.as_str())
+                row.and_then(|r| r.table.cols.get(n as usize)).map_or("", |c| c.name.as_str())
             }
         }
     }
@@ -353,8 +319,7 @@ impl Cursor {
         if t.kind == KeyKind::RowId
             && let Loc::Row(id) = row.loc
         {
-            let packed =
-                rejoin_crdt::key::pack_into(&mut self.pk, [rejoin_crdt::ValueRef::Int(id)]);
+            let packed = rejoin_crdt::key::pack_into(&mut self.pk, [rejoin_crdt::ValueRef::Int(id)]);
             packed.map_err(|e| Error::damaged(e.to_string()))?;
         }
         if let Loc::Key(key) = &row.loc {
@@ -377,10 +342,8 @@ impl Cursor {
         };
         if there && t.kind != KeyKind::RowId {
             self.pk.clear();
-            let packed = rejoin_crdt::key::pack_into(
-                &mut self.pk,
-                (0..t.keys.len()).map(|n| from_sql(reader.key(n))),
-            );
+            let packed =
+                rejoin_crdt::key::pack_into(&mut self.pk, (0..t.keys.len()).map(|n| from_sql(reader.key(n))));
             packed.map_err(|e| Error::damaged(e.to_string()))?;
         }
         // A living row without its row waits for required values; its sentinel is listed, cells it has none.
@@ -458,19 +421,12 @@ impl VTabCursor for Cursor {
         let Some(listed) = self.unit.changes.get(self.at) else {
             return Ok(());
         };
-        let parked = (listed.what == What::Parked)
-            .then(|| self.unit.parked.get(listed.row as usize))
-            .flatten();
-        let row = self
-            .unit
-            .rows
-            .get(listed.row as usize)
-            .filter(|_| parked.is_none());
+        let parked =
+            (listed.what == What::Parked).then(|| self.unit.parked.get(listed.row as usize)).flatten();
+        let row = self.unit.rows.get(listed.row as usize).filter(|_| parked.is_none());
         match i {
             TABLE => {
-                let name = parked
-                    .map(|p| p.table.as_str())
-                    .or_else(|| row.map(|r| r.table.name.as_str()));
+                let name = parked.map(|p| p.table.as_str()).or_else(|| row.map(|r| r.table.name.as_str()));
                 ctx.set_text(name.unwrap_or("").as_bytes());
             }
             PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.pk.as_slice())),
@@ -479,10 +435,8 @@ impl VTabCursor for Cursor {
             COL_VERSION => ctx.set_int(listed.col_version),
             DB_VERSION => ctx.set_int(self.unit.db_version),
             SITE_ID => ctx.set_blob(&self.site(listed)),
-            CL => ctx.set_int(parked.map_or_else(
-                || row.map_or(0, |r| i64::from(r.meta.cl)),
-                |p| i64::from(p.cl),
-            )),
+            CL => ctx
+                .set_int(parked.map_or_else(|| row.map_or(0, |r| i64::from(r.meta.cl)), |p| i64::from(p.cl))),
             SEQ => ctx.set_int(listed.seq),
             _ => {}
         }

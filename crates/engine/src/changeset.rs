@@ -10,12 +10,12 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::quote;
 use crate::image::{RowReader, Target};
-use crate::log::{Changes, union};
+use crate::log::{Changes, KeyRange, union};
 use crate::parked::{Parked, SENTINEL};
 use crate::store::Loc;
 use crate::value::{from_sql, shown_key};
 use rejoin_crdt::ValueRef;
-use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
+use rejoin_crdt::meta::{ColSet, Group, RowMeta, Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
 use rejoin_sqlite::{Db, Stmt};
@@ -80,7 +80,8 @@ fn first_version(row: &LogRow) -> u64 {
     row.changes.empty_from.unwrap_or(row.header.version)
 }
 
-const LOG: &str = "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log";
+const LOG: &str =
+    "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log";
 
 impl Core {
     fn cut(&mut self, reader: Reader<'_>) -> Result<Cut> {
@@ -204,6 +205,8 @@ struct Export {
     sites: HashMap<u32, u32>,
     last_site: (u32, u32),
     record: RowRecord,
+    /// What `record` was made of, if that was one group and nothing else.
+    last_group: Option<(u32, Group)>,
     live: ColSet,
     key: Vec<u8>,
 }
@@ -261,6 +264,7 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
         sites: HashMap::new(),
         last_site: (u32::MAX, 0),
         record: RowRecord::default(),
+        last_group: None,
         live: ColSet::EMPTY,
         key: Vec::new(),
     };
@@ -268,7 +272,10 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
     let mut parked: BTreeSet<i64> = BTreeSet::new();
     let mut chains: HashMap<(SiteId, u64), u64> = HashMap::new();
     for row in cut.rows {
-        chains.insert((core.sites.id(row.header.site).unwrap_or_default(), row.header.version), row.header.chain);
+        chains.insert(
+            (core.sites.id(row.header.site).unwrap_or_default(), row.header.version),
+            row.header.chain,
+        );
         if row.changes.empty_from.is_none() {
             e.add_txn(&row);
         }
@@ -307,14 +314,17 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
 struct Plan {
     single: Vec<Loc>,
     blocks: Vec<(i64, i64)>,
-    keys: Vec<(Rc<[u8]>, Rc<[u8]>)>,
+    keys: Vec<KeyRange>,
 }
+
+/// Parked changes by packed key and causal length.
+type ParkedRows = BTreeMap<(Vec<u8>, u32), Vec<Parked>>;
 
 impl Plan {
     fn settle(&mut self) {
         self.blocks = union(std::mem::take(&mut self.blocks));
         self.keys.sort();
-        let mut keys: Vec<(Rc<[u8]>, Rc<[u8]>)> = Vec::with_capacity(self.keys.len());
+        let mut keys: Vec<KeyRange> = Vec::with_capacity(self.keys.len());
         for (from, to) in std::mem::take(&mut self.keys) {
             match keys.last_mut() {
                 Some(last) if from <= last.1 => {
@@ -360,7 +370,12 @@ impl Rows {
             t.quoted(),
             rowid = t.rowid
         );
-        Ok(Rows { stmt: db.prepare_transient(&sql)?, columns: listed.ids.len(), keys: t.keys.len(), at: None })
+        Ok(Rows {
+            stmt: db.prepare_transient(&sql)?,
+            columns: listed.ids.len(),
+            keys: t.keys.len(),
+            at: None,
+        })
     }
 
     /// Stands on the row afterwards, if it is there.
@@ -439,11 +454,45 @@ impl Export {
     fn begin_txn(&mut self, core: &Core, h: Header, db_version: i64) -> u32 {
         let origin = self.site(core, h.site);
         let Header { version, clock, nonce, chain, .. } = h;
-        self.writer.transaction(Transaction { origin, version, clock, nonce, chain, relay: false, db_version })
+        self.writer.transaction(Transaction {
+            origin,
+            version,
+            clock,
+            nonce,
+            chain,
+            relay: false,
+            db_version,
+        })
     }
 
     /// Makes the record of a row; false if it has nothing of the cut.
     fn record(&mut self, core: &Core, listed: &Listed, meta: &RowMeta) -> bool {
+        if self.is_like_last(meta) {
+            return true;
+        }
+        self.last_group = None;
+        let any = self.new_record(core, listed, meta);
+        if let ([group], [_], None) = (meta.groups.as_slice(), self.record.groups.as_slice(), meta.sentinel) {
+            self.last_group = Some((meta.cl, group.clone()))
+                .filter(|(_, g)| self.record.groups[0].cols.len() == g.cols.len());
+        }
+        any
+    }
+
+    /// Rows that one statement inserted differ in their sequence numbers alone.
+    #[inline]
+    fn is_like_last(&mut self, meta: &RowMeta) -> bool {
+        let Some((cl, last)) = &self.last_group else { return false };
+        let [group] = meta.groups.as_slice() else { return false };
+        let alike =
+            *cl == meta.cl && meta.sentinel.is_none() && group.stamp == last.stamp && group.cols == last.cols;
+        if alike && let Some(record) = self.record.groups.first_mut() {
+            record.seq = group.seq;
+        }
+        alike
+    }
+
+    fn new_record(&mut self, core: &Core, listed: &Listed, meta: &RowMeta) -> bool {
         let mut record = std::mem::take(&mut self.record);
         record.cl = meta.cl;
         record.groups.clear();
@@ -492,6 +541,7 @@ impl Export {
 
     fn table(&mut self, core: &mut Core, table: &Rc<Table>, mut plan: Plan) -> Result<()> {
         plan.settle();
+        self.last_group = None;
         let mut listed = Listed::new(table);
         let has_rows = table.kind.has_rows();
         let mut rows = if has_rows { Some(Rows::new(core.db, &listed)?) } else { None };
@@ -568,6 +618,10 @@ impl Export {
         if !there {
             return self.bare_row();
         }
+        if self.live.len() as usize == rows.columns {
+            let values = (0..rows.columns as i32).map(|c| from_sql(rows.stmt.column(c)));
+            return self.writer.row(&self.key, &self.record, values).map_err(wire);
+        }
         let values = self.live.iter().map(|c| from_sql(rows.stmt.column(c as i32)));
         self.writer.row(&self.key, &self.record, values).map_err(wire)
     }
@@ -593,7 +647,8 @@ impl Export {
         }
         let t = &listed.table;
         let place = |c: u32| t.cols.iter().position(|col| Some(&col.id) == listed.ids.get(c as usize));
-        let values = self.live.iter().map(|c| place(c).map_or(ValueRef::Null, |n| from_sql(reader.column(n))));
+        let values =
+            self.live.iter().map(|c| place(c).map_or(ValueRef::Null, |n| from_sql(reader.column(n))));
         let done = self.writer.row(&self.key, &self.record, values).map_err(wire);
         reader.done();
         done
@@ -601,13 +656,14 @@ impl Export {
 
     /// A row that does not stand in the table: its causal length and sentinel.
     fn bare_row(&mut self) -> Result<()> {
+        self.last_group = None;
         self.record.groups.clear();
         self.writer.row(&self.key, &self.record, []).map_err(wire)
     }
 
     /// Parked changes, by the names under which they came.
     fn parked(&mut self, core: &Core, versions: &BTreeSet<i64>) -> Result<()> {
-        let mut tables: BTreeMap<String, BTreeMap<(Vec<u8>, u32), Vec<Parked>>> = BTreeMap::new();
+        let mut tables: BTreeMap<String, ParkedRows> = BTreeMap::new();
         for db_version in versions {
             for p in core.parked_at(*db_version)? {
                 let rows = tables.entry(p.table.to_ascii_lowercase()).or_default();

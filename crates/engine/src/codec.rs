@@ -102,11 +102,7 @@ impl<'a> Dec<'a> {
     /// A count of items that take at least one byte each.
     pub fn count(&mut self) -> Decoded<usize> {
         let n = usize::try_from(self.u()?).map_err(|_| Damaged)?;
-        if n > self.buf.len() {
-            Err(Damaged)
-        } else {
-            Ok(n)
-        }
+        if n > self.buf.len() { Err(Damaged) } else { Ok(n) }
     }
 
     pub fn cols(&mut self) -> Decoded<ColSet> {
@@ -147,10 +143,7 @@ pub struct Base {
 
 /// One row's metadata, relative to the transaction that holds it.
 pub fn put_row(out: &mut Vec<u8>, row: &RowMeta, base: &Base) {
-    put(
-        out,
-        u64::from(row.cl) << 1 | u64::from(row.sentinel.is_some()),
-    );
+    put(out, u64::from(row.cl) << 1 | u64::from(row.sentinel.is_some()));
     if let Some(s) = &row.sentinel {
         put_i(out, base.db_version.wrapping_sub(s.db_version));
         put(out, u64::from(s.site));
@@ -181,46 +174,18 @@ pub fn get_row(dec: &mut Dec, base: &Base) -> Decoded<RowMeta> {
     let cl = u32::try_from(head >> 1).map_err(|_| Damaged)?;
     let sentinel = if head & 1 == 1 {
         let db_version = base.db_version.wrapping_sub(dec.i()?);
-        Some(Sentinel {
-            db_version,
-            site: dec.u32()?,
-            seq: dec.i()?,
-        })
+        Some(Sentinel { db_version, site: dec.u32()?, seq: dec.i()? })
     } else {
         None
     };
-    let mut row = RowMeta {
-        cl,
-        sentinel,
-        ..RowMeta::default()
-    };
+    let mut row = RowMeta { cl, sentinel, ..RowMeta::default() };
     for _ in 0..dec.count()? {
         let flags = dec.byte()?;
-        let db_version = if flags & 1 != 0 {
-            dec.version()?
-        } else {
-            base.db_version
-        };
-        let col_version = if flags & 2 != 0 {
-            dec.version()?
-        } else {
-            base.clock
-        };
-        let site = if flags & 4 != 0 {
-            dec.u32()?
-        } else {
-            base.site
-        };
-        let stamp = Stamp {
-            col_version,
-            db_version,
-            site,
-        };
-        row.groups.push(Group {
-            cols: dec.cols()?,
-            stamp,
-            seq: dec.i()?,
-        });
+        let db_version = if flags & 1 != 0 { dec.version()? } else { base.db_version };
+        let col_version = if flags & 2 != 0 { dec.version()? } else { base.clock };
+        let site = if flags & 4 != 0 { dec.u32()? } else { base.site };
+        let stamp = Stamp { col_version, db_version, site };
+        row.groups.push(Group { cols: dec.cols()?, stamp, seq: dec.i()? });
     }
     Ok(row)
 }

@@ -8,10 +8,7 @@ const NAMES: &str = "known settings: merge-equal-values (0 or 1), clock ('hlc' o
      drift-ms (milliseconds that a peer's clock may run ahead), mode ('shared' or 'owned')";
 
 fn bad(why: String) -> Error {
-    Error::BadArgument {
-        function: "crsql_config_set",
-        why,
-    }
+    Error::BadArgument { function: "crsql_config_set", why }
 }
 
 /// Setting the value that it has writes nothing.
@@ -69,10 +66,7 @@ pub fn get(engine: &Engine, name: &str, ctx: &mut Context) -> Result<()> {
         "drift-ms" => ctx.set_int(rejoin_crdt::limits::DRIFT_MS),
         _ => {
             let why = format!("Unknown setting name '{name}'; {NAMES}");
-            return Err(Error::BadArgument {
-                function: "crsql_config_get",
-                why,
-            });
+            return Err(Error::BadArgument { function: "crsql_config_get", why });
         }
     }
     Ok(())

@@ -5,7 +5,7 @@ use crate::codec::Base;
 use crate::error::{Error, Result};
 use crate::hasher::{ByRow, Seeded};
 use crate::hook::Hook;
-use crate::log::Changes;
+use crate::log::{Changes, KeyRange};
 use crate::store::{Loc, Overlay, Record, TableStore};
 use rejoin_crdt::meta::RowMeta;
 use rejoin_crdt::site::SiteId;
@@ -13,7 +13,6 @@ use rejoin_crdt::vector::VersionVector;
 use rejoin_sqlite::{Db, Stmt, ValueRef};
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::rc::Rc;
-
 
 /// The settings in `crsql_meta`.
 #[derive(Clone, Debug, Default)]
@@ -78,11 +77,7 @@ pub struct LogRow {
 
 impl LogRow {
     pub fn base(&self) -> Base {
-        Base {
-            db_version: self.db_version,
-            clock: self.header.clock,
-            site: self.header.site,
-        }
+        Base { db_version: self.db_version, clock: self.header.clock, site: self.header.site }
     }
 }
 
@@ -181,7 +176,7 @@ pub struct Queries {
 }
 
 /// Per table: ranges of keys.
-pub type KeyRanges = HashMap<u32, Vec<(Rc<[u8]>, Rc<[u8]>)>>;
+pub type KeyRanges = HashMap<u32, Vec<KeyRange>>;
 
 pub struct Core {
     pub db: Db,
@@ -226,8 +221,7 @@ pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a m
     if slot.is_none() {
         *slot = Some(db.prepare(sql)?);
     }
-    slot.as_mut()
-        .ok_or_else(|| Error::damaged("statement slot"))
+    slot.as_mut().ok_or_else(|| Error::damaged("statement slot"))
 }
 
 pub fn system_now_ms() -> i64 {
@@ -354,13 +348,8 @@ impl Core {
     }
 
     fn load_config(&mut self) -> Result<()> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT name, value FROM main.crsql_meta")?;
-        let mut c = Config {
-            drift_ms: rejoin_crdt::limits::DRIFT_MS,
-            ..Config::default()
-        };
+        let mut q = self.db.prepare_transient("SELECT name, value FROM main.crsql_meta")?;
+        let mut c = Config { drift_ms: rejoin_crdt::limits::DRIFT_MS, ..Config::default() };
         let mut format = None;
         let mut altering = String::new();
         while q.step()? {
@@ -375,9 +364,7 @@ impl Core {
                 b"clock" => c.lamport = q.column_text(1) == b"lamport",
                 b"merge-equal-values" => c.merge_equal = int != 0,
                 b"folded" => c.folded = int,
-                b"site" => {
-                    c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?
-                }
+                b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
                 b"drift-ms" => c.drift_ms = int,
                 b"schema" => c.schema = int,
@@ -392,15 +379,11 @@ impl Core {
         }
         self.cfg = c;
         self.suspended = altering.split(',').filter_map(|id| id.parse().ok()).collect();
-        let mut q = self
-            .db
-            .prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
+        let mut q = self.db.prepare_transient("SELECT ordinal, site_id FROM main.crsql_sites")?;
         let mut sites = Sites::default();
         while q.step()? {
-            let ordinal =
-                u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("site ordinal"))?;
-            let id =
-                SiteId::from_slice(q.column_blob(1)).ok_or_else(|| Error::damaged("site id"))?;
+            let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("site ordinal"))?;
+            let id = SiteId::from_slice(q.column_blob(1)).ok_or_else(|| Error::damaged("site id"))?;
             sites.insert(ordinal, id);
         }
         if sites.id(self.cfg.own).is_none() {
@@ -414,9 +397,7 @@ impl Core {
         if self.tail.lsn == 0 {
             return Ok(false);
         }
-        let mut q = self
-            .db
-            .prepare_transient("SELECT chain FROM main.crsql_log WHERE id = ?1")?;
+        let mut q = self.db.prepare_transient("SELECT chain FROM main.crsql_log WHERE id = ?1")?;
         q.bind_int(1, self.tail.lsn)?;
         Ok(q.step()? && q.column_int(0) as u64 == self.tail.chain)
     }
@@ -424,15 +405,10 @@ impl Core {
     fn load_vector(&mut self) -> Result<()> {
         self.vector = VersionVector::new();
         self.chains.clear();
-        let mut q = self
-            .db
-            .prepare_transient("SELECT site, first, last, chain FROM main.crsql_vector")?;
+        let mut q = self.db.prepare_transient("SELECT site, first, last, chain FROM main.crsql_vector")?;
         while q.step()? {
             let ordinal = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("vector"))?;
-            let site = self
-                .sites
-                .id(ordinal)
-                .ok_or_else(|| Error::damaged("vector names no site"))?;
+            let site = self.sites.id(ordinal).ok_or_else(|| Error::damaged("vector names no site"))?;
             let (first, last) = (q.column_int(1) as u64, q.column_int(2) as u64);
             if first == 0 || first > last {
                 return Err(Error::damaged("vector range"));
@@ -452,11 +428,7 @@ impl Core {
 
     /// Reads the log rows above the known tail; those above `folded` feed the overlay.
     fn load_log(&mut self) -> Result<()> {
-        let from = self.tail.lsn.max(if self.tail.lsn == 0 {
-            self.cfg.folded
-        } else {
-            0
-        });
+        let from = self.tail.lsn.max(if self.tail.lsn == 0 { self.cfg.folded } else { 0 });
         let q = cached(
             &mut self.q.log_after,
             self.db,
@@ -497,10 +469,7 @@ impl Core {
     pub fn count_in(&mut self, row: &LogRow) -> Result<()> {
         let h = row.header;
         if h.version > 0 {
-            let site = self
-                .sites
-                .id(h.site)
-                .ok_or_else(|| Error::damaged("log row of no site"))?;
+            let site = self.sites.id(h.site).ok_or_else(|| Error::damaged("log row of no site"))?;
             let first = row.changes.empty_from.unwrap_or(h.version);
             self.vector.insert_range(site, first..=h.version);
             self.saw_chain(h.site, h.version, h.chain);
@@ -519,13 +488,9 @@ impl Core {
             return Ok(ordinal);
         }
         let ordinal = self.sites.next();
-        let mut q = self
-            .db
-            .prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
-        q.run(&[
-            ValueRef::Integer(i64::from(ordinal)),
-            ValueRef::Blob(id.as_bytes()),
-        ])?;
+        let mut q =
+            self.db.prepare_transient("INSERT INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
+        q.run(&[ValueRef::Integer(i64::from(ordinal)), ValueRef::Blob(id.as_bytes())])?;
         self.sites.insert(ordinal, id);
         Ok(ordinal)
     }
@@ -542,9 +507,7 @@ impl Core {
 
     pub fn store(&mut self, t: &Table) -> &mut TableStore {
         let db = self.db;
-        self.stores
-            .entry(t.id)
-            .or_insert_with(|| TableStore::new(db, t))
+        self.stores.entry(t.id).or_insert_with(|| TableStore::new(db, t))
     }
 
     pub fn load(&mut self, t: &Table, loc: &Loc) -> Result<Option<Record>> {
@@ -560,11 +523,7 @@ impl Core {
             // What this transaction wrote before is newer already, and versions in the log do not fall.
             return self.txn.base_db_version.max(self.txn.newest);
         }
-        let base = if self.txn.joined {
-            self.txn.base_db_version
-        } else {
-            self.tail.db_version
-        };
+        let base = if self.txn.joined { self.txn.base_db_version } else { self.tail.db_version };
         let next = (base + 1).max(self.txn.pending.unwrap_or(0));
         self.txn.pending = Some(next);
         next

@@ -23,7 +23,6 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
     if from == to {
         return Ok(());
     }
-    core.mint();
     let masks = resolve(core, cap, from)?;
     let moves = moves(&cap.journal.events, from);
     for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
@@ -38,11 +37,7 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
         let Some(t) = core.catalog.get(e.tbl).cloned() else {
             continue;
         };
-        let mut step = Step {
-            core,
-            journal: &cap.journal,
-            t,
-        };
+        let mut step = Step { core, journal: &cap.journal, t };
         match e.kind {
             Kind::Insert => step.insert(e)?,
             Kind::Delete => step.delete(e)?,
@@ -53,10 +48,7 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
                 None => {}
             },
             Kind::Move => {
-                let image = moves
-                    .iter()
-                    .find(|(_, m)| **m == i)
-                    .map(|(image, _)| *image);
+                let image = moves.iter().find(|(_, m)| **m == i).map(|(image, _)| *image);
                 step.change_key(e, image.and_then(|image| masks.get(&image)))?;
             }
             Kind::Rowid => step.change_key(e, None)?,
@@ -99,9 +91,8 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 }
             }
             Kind::MaybeMove => {
-                let confirmed = |n: &Event| {
-                    n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2)
-                };
+                let confirmed =
+                    |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
                 if !events.iter().skip(i + 1).take(8).any(confirmed) && moved(core, e)? {
                     masks.insert(i, ColSet::EMPTY);
                     if let Some(before) = open.remove(&at) {
@@ -125,12 +116,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
 /// The image that the UPDATE behind a move took just before: image event to move event.
 fn moves(events: &[Event], from: usize) -> HashMap<usize, usize> {
     let mut pairs = HashMap::new();
-    for (i, e) in events
-        .iter()
-        .enumerate()
-        .skip(from)
-        .filter(|(_, e)| e.kind == Kind::Move)
-    {
+    for (i, e) in events.iter().enumerate().skip(from).filter(|(_, e)| e.kind == Kind::Move) {
         let taken = |&j: &usize| {
             events.get(j).is_some_and(|b| {
                 matches!(b.kind, Kind::Image | Kind::Mask) && (b.tbl, b.row) == (e.tbl, e.row)
@@ -158,10 +144,8 @@ pub fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
 
 /// Column sets of hook events stand in the arena as words.
 pub fn mask_of(bytes: &[u8]) -> ColSet {
-    let words: Vec<u64> = bytes
-        .chunks_exact(8)
-        .map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8])))
-        .collect();
+    let words: Vec<u64> =
+        bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8]))).collect();
     ColSet::from_words(&words)
 }
 
@@ -235,6 +219,7 @@ impl Step<'_> {
         let replaced = work.meta.is_alive();
         work.row = Some(e.row);
         let before = work.spelling.clone();
+        let stood = !work.meta.groups.is_empty() || !work.table.cols.iter().any(|c| c.required);
         let at = self.work_at(e.row, e.hash);
         if replaced {
             self.core.absorb_parked(at)?;
@@ -247,6 +232,11 @@ impl Step<'_> {
                 work.meta.cl += 1;
             }
             return self.core.born(at, false);
+        }
+        if replaced && !stood {
+            // It waited for values: no row was replaced, and no number is skipped.
+            let cols = self.t.col_set.clone();
+            return self.core.write_cells(at, &cols);
         }
         self.core.born(at, replaced)
     }
@@ -296,19 +286,14 @@ impl Step<'_> {
         let new = self.work(known.then_some(e.row2), e.key2, e.hash2)?;
         let (alive, before) = (new.meta.is_alive(), new.spelling.clone());
         new.row = Some(e.row2);
+        if alive {
+            self.core.absorb_parked(new_at)?;
+        }
         self.core.respell(new_at, self.journal.bytes(e.key2))?;
         let now = self.core.txn.works.get(&new_at).and_then(|w| w.spelling.as_ref());
         let hit = alive && now == before.as_ref();
         let changed = changed.cloned().unwrap_or_default();
-        self.core.take_over(
-            old_at,
-            new_at,
-            &Moved {
-                meta: moved,
-                changed,
-                hit,
-            },
-        )
+        self.core.take_over(old_at, new_at, &Moved { meta: moved, changed, hit })
     }
 }
 
@@ -340,18 +325,12 @@ impl Core {
     ) -> Result<&mut Work> {
         let at = work_at(t, row.unwrap_or(0), hash);
         if !self.txn.works.contains_key(&at) {
-            let identity = if t.kind == KeyKind::RowId {
-                None
-            } else {
-                Some(value::identity_of_stored(t, packed)?)
-            };
+            let identity =
+                if t.kind == KeyKind::RowId { None } else { Some(value::identity_of_stored(t, packed)?) };
             let work = self.open_work(t, row, identity, hash)?;
             self.txn.works.insert(at, work);
         }
-        self.txn
-            .works
-            .get_mut(&at)
-            .ok_or_else(|| Error::damaged("work"))
+        self.txn.works.get_mut(&at).ok_or_else(|| Error::damaged("work"))
     }
 
     /// Reads a row's metadata into a new work.
@@ -400,7 +379,8 @@ impl Core {
         Ok(work)
     }
 
-    /// The clock value of the open transaction's local writes.
+    /// The clock value of the open transaction's local writes: minted with the first of them, above all that the
+    /// transaction merged before.
     pub fn mint(&mut self) {
         if self.txn.clock.is_none() && !self.cfg.lamport {
             let high = self.tail.high.max(self.txn.high);
@@ -410,6 +390,7 @@ impl Core {
 
     /// The numbers that the next local write takes.
     pub fn emit(&mut self) -> Emit {
+        self.mint();
         Emit {
             db_version: self.next_db_version(),
             site: self.cfg.own,
@@ -473,13 +454,15 @@ impl Core {
         };
         if work.table.kind != KeyKind::RowId {
             let plain = value::is_plain(&work.table, packed)?;
-            work.spelling = if plain { None } else { value::identity_of_stored(&work.table, packed)?.spelling };
+            work.spelling =
+                if plain { None } else { value::identity_of_stored(&work.table, packed)?.spelling };
         }
         Ok(())
     }
 
     /// The row `old` goes on under the key of `new` (rule 3.5).
     fn take_over(&mut self, old: (u32, u64), new: (u32, u64), moved: &Moved) -> Result<()> {
+        self.mint();
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let (clock, lamport, hit) = (self.txn.clock.unwrap_or(0), self.cfg.lamport, moved.hit);
         let txn = &mut self.txn;
@@ -497,30 +480,16 @@ impl Core {
         for col in &table.cols {
             let from = moved.meta.cell(col.id).map(|c| c.0.col_version);
             // A living row that is replaced gets every column: elsewhere it keeps none of its own either.
-            let Some(from) = from.or_else(|| (hit || moved.changed.contains(col.id)).then_some(0))
-            else {
+            let Some(from) = from.or_else(|| (hit || moved.changed.contains(col.id)).then_some(0)) else {
                 continue;
             };
-            let there = before
-                .cell(col.id)
-                .filter(|_| hit)
-                .map_or(0, |c| c.0.col_version);
+            let there = before.cell(col.id).filter(|_| hit).map_or(0, |c| c.0.col_version);
             let col_version = if lamport {
-                (from + i64::from(moved.changed.contains(col.id)))
-                    .max(there + i64::from(hit))
-                    .max(1)
+                (from + i64::from(moved.changed.contains(col.id))).max(there + i64::from(hit)).max(1)
             } else {
                 hlc::for_cell(there, clock)
             };
-            work.meta.write(
-                ColSet::single(col.id),
-                Stamp {
-                    col_version,
-                    db_version,
-                    site,
-                },
-                txn.seq,
-            );
+            work.meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, txn.seq);
             txn.seq += 1;
             txn.high = txn.high.max(col_version);
         }
@@ -536,11 +505,7 @@ impl Core {
         if let Some(work) = self.txn.works.get_mut(&new)
             && work.meta.sentinel.is_none()
         {
-            work.meta.sentinel = Some(Sentinel {
-                db_version,
-                site,
-                seq,
-            });
+            work.meta.sentinel = Some(Sentinel { db_version, site, seq });
             self.txn.seq += 1;
         }
         Ok(())

@@ -71,8 +71,7 @@ impl Emit {
         }
         for col in t.cols.iter().filter(|c| cols.contains(c.id)) {
             let previous = meta.cell(col.id).map_or(0, |c| c.0.col_version);
-            let col_version =
-                if self.lamport { previous + 1 } else { hlc::for_cell(previous, self.clock) };
+            let col_version = if self.lamport { previous + 1 } else { hlc::for_cell(previous, self.clock) };
             meta.write(ColSet::single(col.id), Stamp { col_version, db_version, site }, self.seq);
             self.seq += 1;
             self.high = self.high.max(col_version);

@@ -152,9 +152,7 @@ impl Engine {
         let statement = self.cap.borrow_mut().join.take().filter(|j| j.0 == cookie);
         let mut statement = match statement.map(|j| j.1) {
             Some(s) => s,
-            None => self
-                .db
-                .prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
+            None => self.db.prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
         };
         let done = statement.step();
         statement.reset();
@@ -163,19 +161,13 @@ impl Engine {
         cap.join = Some((cookie, statement));
         let mut core = self.core()?;
         if !self.joined.get() {
-            return Err(Error::State {
-                why: "a write needs a transaction".into(),
-            });
+            return Err(Error::State { why: "a write needs a transaction".into() });
         }
         if let Err(e) = core.begin(may_write) {
             self.joined.set(false);
             return Err(e);
         }
-        cap.set_catalog(
-            Rc::clone(&core.catalog),
-            core.cfg.file_id,
-            core.cfg.hash_key,
-        );
+        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
         self.suspect.set(false);
         Ok(())
     }
@@ -205,11 +197,7 @@ impl Engine {
         let mut core = self.core()?;
         core.refresh(true)?;
         let mut cap = self.cap.borrow_mut();
-        cap.set_catalog(
-            Rc::clone(&core.catalog),
-            core.cfg.file_id,
-            core.cfg.hash_key,
-        );
+        cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
         Ok(())
     }
 
@@ -363,10 +351,7 @@ impl Engine {
              (SELECT * FROM main.crsql_log ORDER BY id DESC LIMIT 1) AS l"
         };
         let rowid = self.db.last_insert_rowid();
-        let done = self
-            .db
-            .prepare_transient(sql)?
-            .run(&[ValueRef::Integer(changes)]);
+        let done = self.db.prepare_transient(sql)?.run(&[ValueRef::Integer(changes)]);
         self.db.set_last_insert_rowid(rowid);
         Ok(done?)
     }
@@ -405,10 +390,7 @@ impl Engine {
         }
         core.txn.notes.savepoint(level);
         let txn = &core.txn;
-        self.cap
-            .borrow_mut()
-            .journal
-            .savepoint(level, txn.pending, txn.rows_impacted);
+        self.cap.borrow_mut().journal.savepoint(level, txn.pending, txn.rows_impacted);
         Ok(())
     }
 
@@ -444,11 +426,7 @@ impl Engine {
             })
             .sum();
         if lost > 0 {
-            self.cap
-                .borrow_mut()
-                .journal
-                .events
-                .push(Event::new(Kind::Gap, 0, lost));
+            self.cap.borrow_mut().journal.events.push(Event::new(Kind::Gap, 0, lost));
         }
         if undone || !core.txn.rows.is_empty() || !core.txn.works.is_empty() {
             core.txn.works.clear();

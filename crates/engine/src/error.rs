@@ -17,11 +17,7 @@ pub enum Error {
     /// The file was written by a newer Rejoin.
     TooNew { format: i64 },
     /// The table has something that cannot be replicated.
-    Unsupported {
-        table: String,
-        what: String,
-        advice: String,
-    },
+    Unsupported { table: String, what: String, advice: String },
     /// No such table, or it is not replicated.
     NoTable { table: String, why: &'static str },
     /// An argument of an SQL function or API call does not fit.
@@ -43,11 +39,7 @@ pub enum Error {
     /// The call cannot be made at this point of a transaction.
     State { why: String },
     /// A constraint of the user's table refuses merged values; nothing was applied.
-    Constraint {
-        table: String,
-        why: String,
-        code: i32,
-    },
+    Constraint { table: String, why: String, code: i32 },
 }
 
 impl std::fmt::Display for Error {
@@ -55,10 +47,7 @@ impl std::fmt::Display for Error {
         match self {
             Error::Sqlite(e) => write!(f, "{}", e.message),
             Error::Damaged { what } => {
-                write!(
-                    f,
-                    "the replication metadata is damaged: {what}; run `rejoin verify --repair`"
-                )
+                write!(f, "the replication metadata is damaged: {what}; run `rejoin verify --repair`")
             }
             Error::NeedsUpgrade => write!(
                 f,
@@ -69,15 +58,8 @@ impl std::fmt::Display for Error {
                 "this database has Rejoin format {format}, newer than this build reads ({}); update Rejoin",
                 crate::format::FORMAT
             ),
-            Error::Unsupported {
-                table,
-                what,
-                advice,
-            } => {
-                write!(
-                    f,
-                    "table \"{table}\" cannot be replicated: {what}; {advice}"
-                )
+            Error::Unsupported { table, what, advice } => {
+                write!(f, "table \"{table}\" cannot be replicated: {what}; {advice}")
             }
             Error::NoTable { table, why } => write!(f, "table \"{table}\" {why}"),
             Error::BadArgument { function, why } => write!(f, "{function}: {why}"),
@@ -95,16 +77,12 @@ impl std::fmt::Display for Error {
                 "site {site} has two histories at version {version}: two copies of one file wrote under one id; \
                  give one of them a new id with SELECT crsql_new_site_id()"
             ),
-            Error::OtherLineage { ours, theirs } => write!(
-                f,
-                "the changeset comes from another database (lineage {theirs}, this one is {ours})"
-            ),
+            Error::OtherLineage { ours, theirs } => {
+                write!(f, "the changeset comes from another database (lineage {theirs}, this one is {ours})")
+            }
             Error::State { why } => write!(f, "{why}"),
             Error::Constraint { table, why, .. } => {
-                write!(
-                    f,
-                    "merged values do not fit table \"{table}\": {why}; nothing was applied"
-                )
+                write!(f, "merged values do not fit table \"{table}\": {why}; nothing was applied")
             }
         }
     }

@@ -2,12 +2,11 @@
 
 use crate::core::{Core, Header, KeyRanges, LogRow, Tail, Work, cached, read_log_head};
 use crate::error::{Error, Result};
-use crate::log::Changes;
+use crate::log::{Changes, KeyRange};
 use crate::store::{Loc, Record};
 use rejoin_crdt::meta::RowMeta;
 use rejoin_sqlite::ValueRef;
 use std::collections::{BTreeMap, HashMap};
-use std::rc::Rc;
 
 /// Up to this many rows, a transaction keeps its metadata in its log row.
 const INLINE_ROWS_MAX: usize = 16;
@@ -37,8 +36,7 @@ impl Core {
             self.name_in_past(tbl, &loc, &versions)?;
         }
         self.settle_past(&mut works)?;
-        works
-            .sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
+        works.sort_unstable_by(|a, b| (a.table.id, a.row, &a.key).cmp(&(b.table.id, b.row, &b.key)));
         let mut lists: BTreeMap<i64, Changes> = std::mem::take(&mut self.txn.listed);
         let spilled = !lists.is_empty();
         for db_version in std::mem::take(&mut self.txn.parked) {
@@ -53,9 +51,9 @@ impl Core {
         let inline = !spilled
             && lists.len() == 1
             && works.len() + earlier <= INLINE_ROWS_MAX
-            && rows
-                .iter()
-                .all(|r| lists.contains_key(&r.db_version) && r.changes.is_inline() && r.lsn > self.cfg.folded);
+            && rows.iter().all(|r| {
+                lists.contains_key(&r.db_version) && r.changes.is_inline() && r.lsn > self.cfg.folded
+            });
         if inline && let Some((db_version, mut changes)) = lists.pop_first() {
             self.list_inline(works, &mut changes);
             let entries = changes.clone();
@@ -65,16 +63,9 @@ impl Core {
                         self.overlay.set(tbl, loc, record);
                     }
                 }
-                return if self.overlay.len > OVERLAY_MAX {
-                    self.fold()
-                } else {
-                    Ok(())
-                };
+                return if self.overlay.len > OVERLAY_MAX { self.fold() } else { Ok(()) };
             }
-            let all = entries
-                .tables
-                .into_iter()
-                .map(|(tbl, l)| (tbl, l.inline.into_iter().collect()));
+            let all = entries.tables.into_iter().map(|(tbl, l)| (tbl, l.inline.into_iter().collect()));
             return self.spill(all.collect()).map(drop);
         }
         let mut updates: HashMap<u32, Vec<(Loc, Option<Record>)>> = HashMap::new();
@@ -135,17 +126,8 @@ impl Core {
                 list.inline.entry(old).or_insert(None);
             }
             if let Some(loc) = now {
-                let row = crate::block::StoredRow {
-                    meta: work.meta,
-                    hash: work.hash,
-                };
-                list.inline.insert(
-                    loc,
-                    Some(Record {
-                        row,
-                        spelling: work.spelling,
-                    }),
-                );
+                let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
+                list.inline.insert(loc, Some(Record { row, spelling: work.spelling }));
             }
         }
     }
@@ -183,21 +165,19 @@ impl Core {
         let last = rows.last().map_or(txn.committed_lsn, |r| r.lsn);
         txn.bases.retain(|(lsn, _)| *lsn <= last);
         txn.base_db_version = txn.bases.last().map_or(txn.base_db_version, |b| b.1);
-        let stands = |version: &i64, h: &Header| rows.iter().any(|r| r.db_version == *version && r.header == *h);
+        let stands =
+            |version: &i64, h: &Header| rows.iter().any(|r| r.db_version == *version && r.header == *h);
         txn.applied.retain(|version, header| stands(version, header));
         let (base, applied) = (txn.base_db_version, &txn.applied);
-        let mine = |r: &&LogRow| r.header.site == own && r.db_version > base && !applied.contains_key(&r.db_version);
+        let mine =
+            |r: &&LogRow| r.header.site == own && r.db_version > base && !applied.contains_key(&r.db_version);
         txn.local = rows.iter().rfind(mine).map(|r| r.header);
         txn.newest = rows.iter().map(|r| r.db_version).max().unwrap_or(0);
         txn.rows = rows;
         Ok(())
     }
 
-    pub fn apply_to_blocks(
-        &mut self,
-        tbl: u32,
-        list: Vec<(Loc, Option<Record>)>,
-    ) -> Result<Vec<(Rc<[u8]>, Rc<[u8]>)>> {
+    pub fn apply_to_blocks(&mut self, tbl: u32, list: Vec<(Loc, Option<Record>)>) -> Result<Vec<KeyRange>> {
         let Some(table) = self.catalog.get(tbl).cloned() else {
             return Ok(Vec::new());
         };
@@ -242,20 +222,14 @@ impl Core {
             let Some(site) = self.sites.id(ordinal) else {
                 continue;
             };
-            let mut del = self
-                .db
-                .prepare_transient("DELETE FROM main.crsql_vector WHERE site = ?1")?;
+            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_vector WHERE site = ?1")?;
             del.run(&[ValueRef::Integer(i64::from(ordinal))])?;
             let mut put = self.db.prepare_transient(
                 "INSERT INTO main.crsql_vector(site, first, last, chain) VALUES (?1, ?2, ?3, ?4)",
             )?;
             let head = self.chains.get(&ordinal).copied().unwrap_or_default();
             for range in self.vector.ranges(&site).into_iter().flat_map(|r| r.iter()) {
-                let chain = if *range.end() == head.0 {
-                    head.1 as i64
-                } else {
-                    0
-                };
+                let chain = if *range.end() == head.0 { head.1 as i64 } else { 0 };
                 put.run(&[
                     ValueRef::Integer(i64::from(ordinal)),
                     ValueRef::Integer(*range.start() as i64),
@@ -275,31 +249,18 @@ impl Core {
         let own = self.cfg.own;
         let version = self.vector.max(&self.own_site()) + 1;
         let mut nonce = [0u8; 8];
-        getrandom::fill(&mut nonce).map_err(|e| Error::State {
-            why: format!("no random numbers: {e}"),
-        })?;
+        getrandom::fill(&mut nonce).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
         let nonce = u64::from_le_bytes(nonce);
         let previous = self.chains.get(&own).map_or(0, |c| c.1);
         let chain = rejoin_crdt::chain::next(previous, version, nonce);
-        let h = Header {
-            site: own,
-            version,
-            clock: self.txn.clock.unwrap_or(0),
-            nonce,
-            chain,
-        };
+        let h = Header { site: own, version, clock: self.txn.clock.unwrap_or(0), nonce, chain };
         self.txn.local = Some(h);
         Ok(h)
     }
 
     /// Writes or extends the log row of `db_version`; false (and only names in it) if its inline records would
     /// take more than `inline_max` bytes.
-    pub fn put_log(
-        &mut self,
-        db_version: i64,
-        changes: Changes,
-        inline_max: Option<usize>,
-    ) -> Result<bool> {
+    pub fn put_log(&mut self, db_version: i64, changes: Changes, inline_max: Option<usize>) -> Result<bool> {
         let header = match self.txn.applied.get(&db_version) {
             Some(h) => *h,
             None => self.local_header()?,
@@ -310,21 +271,13 @@ impl Core {
         let found = rows.iter().position(|r| r.db_version == db_version && same_txn(&r.header, &header));
         let mut row = match found {
             Some(i) => self.txn.rows.swap_remove(i),
-            None => LogRow {
-                lsn: self.tail.lsn + 1,
-                db_version,
-                header,
-                ..LogRow::default()
-            },
+            None => LogRow { lsn: self.tail.lsn + 1, db_version, header, ..LogRow::default() },
         };
         row.changes.merge(changes);
         // The clock is minted with the first write, which may come after the log row was begun.
         if row.header.clock == 0 {
-            row.header.clock = self
-                .txn
-                .clock
-                .filter(|_| !self.txn.applied.contains_key(&db_version))
-                .unwrap_or(0);
+            row.header.clock =
+                self.txn.clock.filter(|_| !self.txn.applied.contains_key(&db_version)).unwrap_or(0);
         }
         row.high = self.tail.high.max(row.header.clock).max(self.txn.high);
         if inline_max.is_none() {
@@ -357,11 +310,7 @@ impl Core {
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)",
         )?;
         let h = &row.header;
-        let high = if row.high == h.clock {
-            ValueRef::Null
-        } else {
-            ValueRef::Integer(row.high)
-        };
+        let high = if row.high == h.clock { ValueRef::Null } else { ValueRef::Integer(row.high) };
         Ok(q.run(&[
             ValueRef::Integer(row.lsn),
             ValueRef::Integer(row.db_version),
@@ -391,11 +340,9 @@ impl Core {
     }
 }
 
-
 fn same_txn(a: &Header, b: &Header) -> bool {
     a.site == b.site && a.version == b.version
 }
-
 
 /// A row that goes to another place and keeps changes of earlier versions: their log rows must name the new place.
 fn moved_with_past(work: &Work) -> Option<(u32, Loc, RowMeta)> {
@@ -421,23 +368,9 @@ fn list_work(
     }
     let Some(loc) = now else { return };
     for db_version in work.touched {
-        let list = lists
-            .entry(db_version)
-            .or_default()
-            .tables
-            .entry(tbl)
-            .or_default();
+        let list = lists.entry(db_version).or_default().tables.entry(tbl).or_default();
         list.name(&loc);
     }
-    let row = crate::block::StoredRow {
-        meta: work.meta,
-        hash: work.hash,
-    };
-    updates.push((
-        loc,
-        Some(Record {
-            row,
-            spelling: work.spelling,
-        }),
-    ));
+    let row = crate::block::StoredRow { meta: work.meta, hash: work.hash };
+    updates.push((loc, Some(Record { row, spelling: work.spelling })));
 }

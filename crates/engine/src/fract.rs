@@ -20,8 +20,8 @@ fn order_key(arg: rejoin_sqlite::Arg<'_>) -> Result<Option<&str>> {
     if arg.is_null() {
         return Ok(None);
     }
-    let key = std::str::from_utf8(arg.text())
-        .map_err(|_| bad(KEY_BETWEEN, "an order key is printable ASCII"))?;
+    let key =
+        std::str::from_utf8(arg.text()).map_err(|_| bad(KEY_BETWEEN, "an order key is printable ASCII"))?;
     Ok(Some(key))
 }
 
@@ -40,9 +40,7 @@ pub fn as_ordered(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<()
         let why = "takes the table name, the column to order by, and the columns that name a list";
         return Err(bad(AS_ORDERED, why).into());
     }
-    let names: Vec<&str> = (0..args.len())
-        .map(|i| text_arg(AS_ORDERED, args, i))
-        .collect::<Result<_>>()?;
+    let names: Vec<&str> = (0..args.len()).map(|i| text_arg(AS_ORDERED, args, i)).collect::<Result<_>>()?;
     let list = List::new(e, names[0], names[1], &names[2..])?;
     e.scoped(AS_ORDERED, || {
         drop_objects(e, &list.table.name)?;
@@ -57,11 +55,8 @@ pub fn as_ordered(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<()
 
 /// The triggers and the view of an ordered list go.
 pub fn drop_objects(engine: &Engine, table: &str) -> Result<()> {
-    let drop = |kind: &str, name: String| {
-        engine
-            .db
-            .exec(&format!("DROP {kind} IF EXISTS main.{}", quote(&name)))
-    };
+    let drop =
+        |kind: &str, name: String| engine.db.exec(&format!("DROP {kind} IF EXISTS main.{}", quote(&name)));
     drop("TRIGGER", pend(table))?;
     drop("TRIGGER", move_to_end(table))?;
     if has_view(engine, table)? {
@@ -101,77 +96,42 @@ struct List {
 
 impl List {
     fn new(engine: &Engine, table: &str, order: &str, lists: &[&str]) -> Result<List> {
-        let live = describe(engine.db, table)?.ok_or_else(|| Error::NoTable {
-            table: table.into(),
-            why: "does not exist",
-        })?;
-        let column = |name: &str| match live
-            .columns
-            .iter()
-            .find(|c| c.name.eq_ignore_ascii_case(name))
-        {
+        let live = describe(engine.db, table)?
+            .ok_or_else(|| Error::NoTable { table: table.into(), why: "does not exist" })?;
+        let column = |name: &str| match live.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)) {
             Some(c) if !c.generated => Ok(c.name.clone()),
             Some(_) => Err(bad(AS_ORDERED, format!("column \"{name}\" is generated"))),
-            None => Err(bad(
-                AS_ORDERED,
-                format!("table \"{}\" has no column \"{name}\"", live.name),
-            )),
+            None => Err(bad(AS_ORDERED, format!("table \"{}\" has no column \"{name}\"", live.name))),
         };
         let order = column(order)?;
         let lists: Vec<String> = lists.iter().map(|l| column(l)).collect::<Result<_>>()?;
         if !live.columns.iter().any(|c| c.pk > 0) {
-            return Err(bad(
-                AS_ORDERED,
-                format!("table \"{}\" has no PRIMARY KEY", live.name),
-            ));
+            return Err(bad(AS_ORDERED, format!("table \"{}\" has no PRIMARY KEY", live.name)));
         }
         if live.columns.iter().any(|c| c.pk > 0 && c.name == order) {
-            return Err(bad(
-                AS_ORDERED,
-                format!("column \"{order}\" is part of the key; positions change"),
-            ));
+            return Err(bad(AS_ORDERED, format!("column \"{order}\" is part of the key; positions change")));
         }
-        Ok(List {
-            table: live,
-            order,
-            lists,
-        })
+        Ok(List { table: live, order, lists })
     }
 
     fn keys(&self) -> impl Iterator<Item = &str> {
-        self.table
-            .columns
-            .iter()
-            .filter(|c| c.pk > 0)
-            .map(|c| c.name.as_str())
+        self.table.columns.iter().filter(|c| c.pk > 0).map(|c| c.name.as_str())
     }
 
     /// `k1 IS <p>."k1" AND ...`, with another prefix to the names on the right.
     fn key_is(&self, row: &str, prefix: &str) -> String {
-        let terms = self
-            .keys()
-            .map(|k| format!("{} IS {row}.{}", quote(k), quote(&format!("{prefix}{k}"))));
+        let terms = self.keys().map(|k| format!("{} IS {row}.{}", quote(k), quote(&format!("{prefix}{k}"))));
         terms.collect::<Vec<_>>().join(" AND ")
     }
 
     /// The rows of the list that `NEW` belongs to. NULL names no list.
     fn in_list(&self) -> String {
-        let terms: Vec<String> = self
-            .lists
-            .iter()
-            .map(|l| format!("{0} = NEW.{0} AND ", quote(l)))
-            .collect();
+        let terms: Vec<String> = self.lists.iter().map(|l| format!("{0} = NEW.{0} AND ", quote(l))).collect();
         terms.concat()
     }
 
     fn objects(&self) -> [String; 5] {
-        [
-            self.pend_trigger(),
-            self.move_trigger(),
-            self.view(),
-            self.insert_trigger(),
-            self.update_trigger(),
-        ]
+        [self.pend_trigger(), self.move_trigger(), self.view(), self.insert_trigger(), self.update_trigger()]
     }
 
     /// Sets the position of `NEW`, which is -1 or 1, to one before or after all others of its list.
@@ -206,15 +166,10 @@ impl List {
     }
 
     fn view(&self) -> String {
-        let after: Vec<String> = self
-            .keys()
-            .map(|k| format!("NULL AS {}", quote(&format!("after_{k}"))))
-            .collect();
+        let after: Vec<String> =
+            self.keys().map(|k| format!("NULL AS {}", quote(&format!("after_{k}")))).collect();
         let (v, t) = (quote(&view(&self.table.name)), quote(&self.table.name));
-        format!(
-            "CREATE VIEW main.{v} AS SELECT *, {} FROM {t}",
-            after.join(", ")
-        )
+        format!("CREATE VIEW main.{v} AS SELECT *, {} FROM {t}", after.join(", "))
     }
 
     /// If the row to go after shares its position with another of the list, it moves up: a place opens between them.
@@ -231,10 +186,7 @@ impl List {
     /// The position after the row that NEW names; -1 if the list has none on that position.
     fn position(&self) -> String {
         let (t, o, l) = (quote(&self.table.name), quote(&self.order), self.in_list());
-        let after = format!(
-            "(SELECT {o} FROM {t} WHERE {})",
-            self.key_is("NEW", "after_")
-        );
+        let after = format!("(SELECT {o} FROM {t} WHERE {})", self.key_is("NEW", "after_"));
         format!(
             "CASE WHEN EXISTS (SELECT 1 FROM {t} WHERE {l}{o} = {after}) \
              THEN {KEY_BETWEEN}({after}, (SELECT min({o}) FROM {t} WHERE {l}{o} > {after})) ELSE -1 END"
@@ -243,11 +195,7 @@ impl List {
 
     /// The columns that a statement on the view passes on.
     fn passed(&self) -> Vec<String> {
-        let cols = self
-            .table
-            .columns
-            .iter()
-            .filter(|c| !c.generated && c.name != self.order);
+        let cols = self.table.columns.iter().filter(|c| !c.generated && c.name != self.order);
         cols.map(|c| quote(&c.name)).collect()
     }
 
@@ -271,11 +219,7 @@ impl List {
     fn update_trigger(&self) -> String {
         let (t, o) = (quote(&self.table.name), quote(&self.order));
         let v = view(&self.table.name);
-        let sets: Vec<String> = self
-            .passed()
-            .iter()
-            .map(|c| format!("{c} = NEW.{c}"))
-            .collect();
+        let sets: Vec<String> = self.passed().iter().map(|c| format!("{c} = NEW.{c}")).collect();
         format!(
             "CREATE TRIGGER main.{} INSTEAD OF UPDATE ON {} BEGIN {} \
              UPDATE {t} SET {}, {o} = {} WHERE {}; END",
@@ -293,40 +237,23 @@ impl List {
 /// `(table, order_col, list_cols..., -1, key_cols..., key_values...)`. Moves the named row up and returns a position
 /// between it and its twin.
 pub fn fix_conflict(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<()> {
-    let minus = args
-        .iter()
-        .skip(2)
-        .position(|a| matches!(a.value(), ValueRef::Integer(-1)));
+    let minus = args.iter().skip(2).position(|a| matches!(a.value(), ValueRef::Integer(-1)));
     let (Some(n), true) = (minus, args.len() >= 5) else {
         return Err(bad(FIX_CONFLICT, "is for the triggers of ordered lists only").into());
     };
     let table = text_arg(FIX_CONFLICT, args, 0)?;
     let order = quote(text_arg(FIX_CONFLICT, args, 1)?);
-    let lists: Vec<&str> = (2..2 + n)
-        .map(|i| text_arg(FIX_CONFLICT, args, i))
-        .collect::<Result<_>>()?;
+    let lists: Vec<&str> = (2..2 + n).map(|i| text_arg(FIX_CONFLICT, args, i)).collect::<Result<_>>()?;
     let rest = args.skip(3 + n);
     let width = rest.len() / 2;
-    let keys: Vec<&str> = (0..width)
-        .map(|i| text_arg(FIX_CONFLICT, rest, i))
-        .collect::<Result<_>>()?;
+    let keys: Vec<&str> = (0..width).map(|i| text_arg(FIX_CONFLICT, rest, i)).collect::<Result<_>>()?;
     if width == 0 || !rest.len().is_multiple_of(2) {
-        return Err(bad(
-            FIX_CONFLICT,
-            "key columns and their values differ in number",
-        )
-        .into());
+        return Err(bad(FIX_CONFLICT, "key columns and their values differ in number").into());
     }
     let t = format!("main.{}", quote(table));
-    let by: Vec<String> = keys
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("{} IS ?{}", quote(k), i + 1))
-        .collect();
-    let same: Vec<String> = lists
-        .iter()
-        .map(|l| format!("p.{0} = t.{0} AND ", quote(l)))
-        .collect();
+    let by: Vec<String> =
+        keys.iter().enumerate().map(|(i, k)| format!("{} IS ?{}", quote(k), i + 1)).collect();
+    let same: Vec<String> = lists.iter().map(|l| format!("p.{0} = t.{0} AND ", quote(l))).collect();
     let mut q = e.db.prepare_transient(&format!(
         "SELECT {order}, (SELECT max(p.{order}) FROM {t} AS p WHERE {}p.{order} < t.{order}) FROM {t} AS t WHERE {}",
         same.concat(),
@@ -340,11 +267,8 @@ pub fn fix_conflict(ctx: &mut Context, e: &Engine, args: Args<'_>) -> SqlResult<
     };
     let new = between(before.as_deref(), Some(&old))?;
     let key_at = |i: usize| i + 1;
-    let by: Vec<String> = keys
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("{} IS ?{}", quote(k), key_at(i)))
-        .collect();
+    let by: Vec<String> =
+        keys.iter().enumerate().map(|(i, k)| format!("{} IS ?{}", quote(k), key_at(i))).collect();
     let mut put = e.db.prepare_transient(&format!(
         "UPDATE {t} SET {order} = ?{} WHERE {}",
         width + 1,

@@ -19,23 +19,11 @@ const SURFACE_VERSION: i64 = 160_300;
 
 pub fn register(engine: &Rc<Engine>) -> Result<()> {
     let plain = FnFlags::default();
-    let innocuous = FnFlags {
-        innocuous: true,
-        ..plain
-    };
-    let pure = FnFlags {
-        deterministic: true,
-        innocuous: true,
-        ..plain
-    };
-    let direct = FnFlags {
-        direct_only: true,
-        ..plain
-    };
+    let innocuous = FnFlags { innocuous: true, ..plain };
+    let pure = FnFlags { deterministic: true, innocuous: true, ..plain };
+    let direct = FnFlags { direct_only: true, ..plain };
     let all: &[(&str, i32, FnFlags, Body)] = &[
-        (capture::FUNCTION, -1, innocuous, |_, e, a| {
-            Ok(captured(e, a)?)
-        }),
+        (capture::FUNCTION, -1, innocuous, |_, e, a| Ok(captured(e, a)?)),
         ("crsql_as_crr", -1, direct, as_crr),
         ("crsql_as_table", -1, direct, as_table),
         ("crsql_begin_alter", -1, direct, begin_alter),
@@ -44,12 +32,7 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
         ("crsql_db_version", 0, innocuous, db_version),
         ("crsql_next_db_version", -1, innocuous, next_db_version),
         ("crsql_get_seq", 0, innocuous, get_seq),
-        (
-            "crsql_increment_and_get_seq",
-            0,
-            innocuous,
-            increment_and_get_seq,
-        ),
+        ("crsql_increment_and_get_seq", 0, innocuous, increment_and_get_seq),
         ("crsql_rows_impacted", 0, innocuous, rows_impacted),
         ("crsql_internal_sync_bit", -1, innocuous, sync_bit),
         ("crsql_config_set", 2, direct, config_set),
@@ -58,12 +41,7 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
         ("crsql_fract_key_between", 2, pure, fract::key_between),
         ("crsql_fract_as_ordered", -1, direct, fract::as_ordered),
         // The triggers of lists that cr-sqlite made call it.
-        (
-            "crsql_fract_fix_conflict_return_old_key",
-            -1,
-            plain,
-            fract::fix_conflict,
-        ),
+        ("crsql_fract_fix_conflict_return_old_key", -1, plain, fract::fix_conflict),
         ("crsql_automigrate", -1, direct, automigrate::automigrate),
         ("crsql_upgrade", 0, direct, upgrade::upgrade),
         ("crsql_version", 0, pure, |ctx, _, _| {
@@ -85,31 +63,21 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
         ("crsql_vector", 0, plain, exchange::vector),
     ];
     for (name, args, flags, body) in all {
-        engine
-            .db
-            .create_function(name, *args, *flags, Rc::clone(engine), *body)?;
+        engine.db.create_function(name, *args, *flags, Rc::clone(engine), *body)?;
     }
     Ok(())
 }
 
 pub fn bad(function: &'static str, why: impl Into<String>) -> Error {
-    Error::BadArgument {
-        function,
-        why: why.into(),
-    }
+    Error::BadArgument { function, why: why.into() }
 }
 
 pub fn text_arg<'a>(function: &'static str, args: Args<'a>, i: usize) -> Result<&'a str> {
-    let v = if i < args.len() {
-        args.get(i).value()
-    } else {
-        ValueRef::Null
-    };
+    let v = if i < args.len() { args.get(i).value() } else { ValueRef::Null };
     let ValueRef::Text(bytes) = v else {
         return Err(bad(function, format!("argument {} must be text", i + 1)));
     };
-    std::str::from_utf8(bytes)
-        .map_err(|_| bad(function, format!("argument {} is not UTF-8", i + 1)))
+    std::str::from_utf8(bytes).map_err(|_| bad(function, format!("argument {} is not UTF-8", i + 1)))
 }
 
 /// `('table')` or `('schema', 'table')`.
@@ -120,10 +88,7 @@ fn table_arg(function: &'static str, args: Args<'_>) -> Result<String> {
             Some(text_arg(function, args, 0)?),
             text_arg(function, args, 1)?,
         ),
-        _ => Err(bad(
-            function,
-            "takes a table name, or 'main' and a table name",
-        )),
+        _ => Err(bad(function, "takes a table name, or 'main' and a table name")),
     }
 }
 
@@ -158,10 +123,7 @@ fn site_id(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
     if e.core.try_borrow().is_ok() {
         e.make_ready()?;
     }
-    let core = e
-        .core
-        .try_borrow()
-        .map_err(|_| Error::State { why: "busy".into() });
+    let core = e.core.try_borrow().map_err(|_| Error::State { why: "busy".into() });
     ctx.set_blob(core?.own_site().as_bytes());
     Ok(())
 }
@@ -169,11 +131,7 @@ fn site_id(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
 fn db_version(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> {
     let mut core = e.core()?;
     core.refresh(false)?;
-    let version = if core.txn.joined {
-        core.txn.base_db_version
-    } else {
-        core.tail.db_version
-    };
+    let version = if core.txn.joined { core.txn.base_db_version } else { core.tail.db_version };
     ctx.set_int(version);
     Ok(())
 }
@@ -272,8 +230,7 @@ fn pack_columns(ctx: &mut Context, _e: &Engine, args: Args<'_>) -> SqlResult<()>
 
 fn hlc_text(ctx: &mut Context, _e: &Engine, args: Args<'_>) -> SqlResult<()> {
     let site = rejoin_crdt::SiteId::from_slice(args.get(1).blob());
-    let site =
-        site.ok_or_else(|| bad("crsql_hlc_text", "the site id must be a blob of 16 bytes"))?;
+    let site = site.ok_or_else(|| bad("crsql_hlc_text", "the site id must be a blob of 16 bytes"))?;
     let ValueRef::Integer(version) = args.get(0).value() else {
         return Err(bad("crsql_hlc_text", "the col_version must be an integer").into());
     };

@@ -74,7 +74,8 @@ mod tests {
     fn neighbours_spread() {
         let seeded = Seeded::default();
         for step in [1u64, 64, 1 << 32, 1 << 54] {
-            let low: HashSet<u64> = (0..1000u64).map(|i| seeded.hash_one((3u32, i.wrapping_mul(step))) & 0xffff).collect();
+            let low: HashSet<u64> =
+                (0..1000u64).map(|i| seeded.hash_one((3u32, i.wrapping_mul(step))) & 0xffff).collect();
             assert!(low.len() > 900, "step {step}: {} of 1000", low.len());
         }
         assert_ne!(seeded.hash_one((1u32, 2u64)), seeded.hash_one((2u32, 1u64)));

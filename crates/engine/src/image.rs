@@ -33,16 +33,8 @@ impl RowReader {
             KeyKind::Keyed => table.key_where(1),
             _ => format!("{} = ?1", table.rowid),
         };
-        let stmt = db.prepare(&format!(
-            "SELECT {} FROM {} WHERE {by}",
-            cols.join(", "),
-            table.quoted()
-        ))?;
-        Ok(RowReader {
-            reprepares: stmt.reprepares(),
-            stmt,
-            table: Rc::clone(table),
-        })
+        let stmt = db.prepare(&format!("SELECT {} FROM {} WHERE {by}", cols.join(", "), table.quoted()))?;
+        Ok(RowReader { reprepares: stmt.reprepares(), stmt, table: Rc::clone(table) })
     }
 
     /// Steps to the row; false: there is none. The caller reads columns and calls `done`.
@@ -50,8 +42,7 @@ impl RowReader {
         match target {
             Target::Row(row) => self.stmt.bind_int(1, row)?,
             Target::Key(key) => {
-                let values =
-                    rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))?;
+                let values = rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))?;
                 for (i, value) in values.enumerate() {
                     self.stmt.bind(i as i32 + 1, crate::value::to_sql(value))?;
                 }

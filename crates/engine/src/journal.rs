@@ -58,17 +58,7 @@ impl Slice {
 impl Event {
     pub fn new(kind: Kind, tbl: u32, row: i64) -> Event {
         let none = Slice::default();
-        Event {
-            kind,
-            tbl,
-            row,
-            row2: row,
-            hash: 0,
-            hash2: 0,
-            key: none,
-            key2: none,
-            data: none,
-        }
+        Event { kind, tbl, row, row2: row, hash: 0, hash2: 0, key: none, key2: none, data: none }
     }
 }
 
@@ -111,9 +101,7 @@ impl Journal {
     }
 
     pub fn bytes(&self, slice: Slice) -> &[u8] {
-        self.arena
-            .get(slice.start..slice.start + slice.len as usize)
-            .unwrap_or(&[])
+        self.arena.get(slice.start..slice.start + slice.len as usize).unwrap_or(&[])
     }
 
     /// Appends what `f` writes to the arena.
@@ -153,11 +141,6 @@ impl Journal {
             .collect()
     }
 
-    /// Whether something may be rolled back that is not the whole transaction.
-    pub fn in_savepoint(&self) -> bool {
-        !self.marks.is_empty()
-    }
-
     pub fn release(&mut self, level: i32) {
         self.marks.retain(|m| m.level < level);
     }
@@ -167,40 +150,15 @@ impl Journal {
     /// On joining, SQLite announces only the innermost open savepoint, and the one that opened the transaction
     /// never: without a mark of the level, the savepoint is older than the journal.
     pub fn rollback_to(&mut self, level: i32) -> (Restored, bool) {
-        let start = Mark {
-            level,
-            events: 0,
-            arena: 0,
-            digested: 0,
-            pending: None,
-            rows_impacted: 0,
-        };
-        let mark = self
-            .marks
-            .iter()
-            .find(|m| m.level == level)
-            .copied()
-            .unwrap_or(start);
+        let start = Mark { level, events: 0, arena: 0, digested: 0, pending: None, rows_impacted: 0 };
+        let mark = self.marks.iter().find(|m| m.level == level).copied().unwrap_or(start);
         self.marks.retain(|m| m.level <= mark.level);
-        let cut = self
-            .events
-            .split_off(self.digested.max(mark.events).min(self.events.len()));
+        let cut = self.events.split_off(self.digested.max(mark.events).min(self.events.len()));
         self.events.truncate(mark.events);
         self.arena.truncate(mark.arena);
         let undone = self.digested != mark.digested;
         self.digested = mark.digested;
-        let Mark {
-            pending,
-            rows_impacted,
-            ..
-        } = mark;
-        (
-            Restored {
-                cut,
-                pending,
-                rows_impacted,
-            },
-            undone,
-        )
+        let Mark { pending, rows_impacted, .. } = mark;
+        (Restored { cut, pending, rows_impacted }, undone)
     }
 }

@@ -25,6 +25,9 @@ mod functions;
 mod hasher;
 #[cfg(feature = "owned")]
 mod hook;
+#[cfg(not(feature = "owned"))]
+#[path = "unhooked.rs"]
+mod hook;
 mod image;
 mod journal;
 mod listing;
@@ -41,9 +44,6 @@ mod status;
 mod store;
 mod stream;
 mod tokens;
-#[cfg(not(feature = "owned"))]
-#[path = "unhooked.rs"]
-mod hook;
 mod unpack;
 mod upgrade;
 mod value;
@@ -64,12 +64,4 @@ pub use verify::{Problem, Report, key_text, unpack_key};
 /// captured from the first call of a function on, so programs should use [`Replica::attach`], which makes it.
 pub fn register(db: rejoin_sqlite::Db) -> Result<()> {
     engine::Engine::register(db).map(drop)
-}
-
-/// As [`register`], with a clock of the caller's (Unix milliseconds): for tests.
-#[doc(hidden)]
-pub fn register_with_clock(db: rejoin_sqlite::Db, now_ms: fn() -> i64) -> Result<()> {
-    let engine = engine::Engine::register(db)?;
-    engine.core.borrow_mut().now_ms = now_ms;
-    Ok(())
 }

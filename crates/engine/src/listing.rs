@@ -65,11 +65,7 @@ pub fn listed_sentinel(table: &Table, meta: &RowMeta) -> Option<Sentinel> {
         return None;
     }
     let g = meta.groups.last()?;
-    Some(Sentinel {
-        db_version: g.stamp.db_version,
-        site: g.stamp.site,
-        seq: g.seq,
-    })
+    Some(Sentinel { db_version: g.stamp.db_version, site: g.stamp.site, seq: g.seq })
 }
 
 impl Unit {
@@ -88,12 +84,7 @@ impl Unit {
                 site: s.site,
             });
         }
-        if row
-            .meta
-            .groups
-            .iter()
-            .any(|g| g.stamp.db_version == self.db_version)
-        {
+        if row.meta.groups.iter().any(|g| g.stamp.db_version == self.db_version) {
             for (n, col) in row.table.cols.iter().enumerate() {
                 let Some((stamp, seq)) = row.meta.cell(col.id) else {
                     continue;
@@ -129,17 +120,12 @@ impl Core {
             "SELECT id, db_version FROM main.crsql_log WHERE id >= ?1 ORDER BY id LIMIT 1",
         )?;
         let mut at = |id: i64| -> Result<Option<(i64, i64)>> {
-            q.query_row(&[ValueRef::Integer(id)], |q| {
-                Ok((q.column_int(0), q.column_int(1)))
-            })
-            .map_err(Into::into)
+            q.query_row(&[ValueRef::Integer(id)], |q| Ok((q.column_int(0), q.column_int(1))))
+                .map_err(Into::into)
         };
         let (mut low, mut high) = (0i64, self.tail.lsn + 1);
         // Versions mostly grow by one a row: the first guess is mostly right.
-        let guess = self
-            .tail
-            .lsn
-            .saturating_sub(self.tail.db_version.saturating_sub(db_version));
+        let guess = self.tail.lsn.saturating_sub(self.tail.db_version.saturating_sub(db_version));
         if (1..high).contains(&guess) {
             match at(guess)? {
                 Some((_, v)) if v >= db_version => high = guess,
@@ -185,12 +171,10 @@ impl Core {
 
     /// The changes that these log rows (all of one db_version) list.
     pub fn unit(&mut self, rows: &[LogRow], filter: &Filter) -> Result<Unit> {
-        let mut unit = Unit {
-            db_version: rows.first().map_or(0, |r| r.db_version),
-            ..Unit::default()
-        };
+        let mut unit = Unit { db_version: rows.first().map_or(0, |r| r.db_version), ..Unit::default() };
         // One row can be named twice: by several log rows, or inline and by its block.
-        let twice = rows.len() > 1 || rows.iter().any(|r| !r.changes.is_inline() && r.changes.inline_count() > 0);
+        let twice =
+            rows.len() > 1 || rows.iter().any(|r| !r.changes.is_inline() && r.changes.inline_count() > 0);
         let mut seen = twice.then(HashSet::new);
         let mut parked = false;
         for row in rows {
@@ -205,12 +189,7 @@ impl Core {
                 let mut add = |loc: Loc, record: Record| {
                     if seen.as_mut().is_none_or(|s| s.insert((tbl, loc.clone()))) {
                         let (meta, spelling) = (record.row.meta, record.spelling);
-                        unit.add_row(ListedRow {
-                            table: Rc::clone(&table),
-                            loc,
-                            meta,
-                            spelling,
-                        });
+                        unit.add_row(ListedRow { table: Rc::clone(&table), loc, meta, spelling });
                     }
                 };
                 for loc in list.inline.keys() {
@@ -228,13 +207,8 @@ impl Core {
             }
             for (i, p) in unit.parked.iter().enumerate() {
                 let row = i as u32;
-                let listed = Listed {
-                    seq: p.seq,
-                    row,
-                    what: What::Parked,
-                    col_version: p.col_version,
-                    site: p.site,
-                };
+                let listed =
+                    Listed { seq: p.seq, row, what: What::Parked, col_version: p.col_version, site: p.site };
                 unit.changes.push(listed);
             }
         }
@@ -338,11 +312,6 @@ impl Core {
             loc = Loc::Row(row);
             record = self.load(table, &loc)?;
         }
-        Ok(record.map(|r| ListedRow {
-            table: Rc::clone(table),
-            loc,
-            meta: r.row.meta,
-            spelling: r.spelling,
-        }))
+        Ok(record.map(|r| ListedRow { table: Rc::clone(table), loc, meta: r.row.meta, spelling: r.spelling }))
     }
 }

@@ -19,6 +19,9 @@ use crate::store::{Loc, Record};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 
+/// A range of packed keys, ends inclusive.
+pub type KeyRange = (Rc<[u8]>, Rc<[u8]>);
+
 /// What one log row lists of one table.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TableList {
@@ -27,7 +30,7 @@ pub struct TableList {
     /// Row blocks, as ranges of block numbers, ends inclusive.
     pub blocks: Vec<(i64, i64)>,
     /// Ranges of keys, ends inclusive.
-    pub keys: Vec<(Rc<[u8]>, Rc<[u8]>)>,
+    pub keys: Vec<KeyRange>,
 }
 
 /// So many single keys are named; more become the ranges that were written.
@@ -76,10 +79,6 @@ pub struct Changes {
 }
 
 impl Changes {
-    pub fn is_empty(&self) -> bool {
-        self.tables.is_empty() && !self.parked
-    }
-
     pub fn inline_count(&self) -> usize {
         self.tables.values().map(|t| t.inline.len()).sum()
     }
@@ -172,9 +171,7 @@ impl Changes {
 
     /// Whether no row is named by block or range.
     pub fn is_inline(&self) -> bool {
-        self.tables
-            .values()
-            .all(|t| t.blocks.is_empty() && t.keys.is_empty())
+        self.tables.values().all(|t| t.blocks.is_empty() && t.keys.is_empty())
     }
 
     /// Replaces long lists of keys by the ranges that were written.
@@ -213,9 +210,9 @@ pub fn union(mut ranges: Vec<(i64, i64)>) -> Vec<(i64, i64)> {
     out
 }
 
-fn union_keys(mut ranges: Vec<(Rc<[u8]>, Rc<[u8]>)>) -> Vec<(Rc<[u8]>, Rc<[u8]>)> {
+fn union_keys(mut ranges: Vec<KeyRange>) -> Vec<KeyRange> {
     ranges.sort_unstable();
-    let mut out: Vec<(Rc<[u8]>, Rc<[u8]>)> = Vec::with_capacity(ranges.len());
+    let mut out: Vec<KeyRange> = Vec::with_capacity(ranges.len());
     for (from, to) in ranges {
         match out.last_mut() {
             Some(last) if from <= last.1 => {
@@ -237,11 +234,7 @@ fn head(out: &mut Vec<u8>, tbl: u32, kind: u8, count: usize) {
 
 fn put_inline(out: &mut Vec<u8>, tbl: u32, list: &TableList, base: &Base) {
     let hashed = list.inline.values().flatten().any(|r| r.row.hash != 0);
-    let rows = list
-        .inline
-        .keys()
-        .filter(|l| matches!(l, Loc::Row(_)))
-        .count();
+    let rows = list.inline.keys().filter(|l| matches!(l, Loc::Row(_))).count();
     if rows > 0 {
         head(out, tbl, if hashed { 5 } else { 0 }, rows);
     }
@@ -295,13 +288,7 @@ fn get_inline_rows(
                 } else {
                     0
                 };
-                Some(Record {
-                    row: StoredRow {
-                        meta: get_row(dec, base)?,
-                        hash,
-                    },
-                    spelling: None,
-                })
+                Some(Record { row: StoredRow { meta: get_row(dec, base)?, hash }, spelling: None })
             }
             _ => return Err(Damaged),
         };
@@ -316,18 +303,8 @@ fn get_inline_keys(dec: &mut Dec, count: usize, list: &mut TableList, base: &Bas
         let record = match dec.byte()? {
             0 => None,
             kind @ (1 | 2) => {
-                let spelling = if kind == 2 {
-                    Some(dec.bytes()?.into())
-                } else {
-                    None
-                };
-                Some(Record {
-                    row: StoredRow {
-                        meta: get_row(dec, base)?,
-                        hash: 0,
-                    },
-                    spelling,
-                })
+                let spelling = if kind == 2 { Some(dec.bytes()?.into()) } else { None };
+                Some(Record { row: StoredRow { meta: get_row(dec, base)?, hash: 0 }, spelling })
             }
             _ => return Err(Damaged),
         };

@@ -7,8 +7,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::quote;
 use crate::image::{RowReader, Target};
-use crate::store::Loc;
 use crate::parked::{Parked, Reason, SENTINEL};
+use crate::store::Loc;
 use crate::value::{self, from_sql, to_sql};
 use rejoin_crdt::ValueRef;
 use rejoin_crdt::merge::{Causal, SentinelRef, Verdict, by_value, by_version, causal, sentinel};
@@ -89,13 +89,7 @@ impl Writers {
     }
 
     pub fn new(table: &Rc<Table>) -> Writers {
-        Writers {
-            table: Rc::clone(table),
-            writes: Vec::new(),
-            delete: None,
-            find: None,
-            reader: None,
-        }
+        Writers { table: Rc::clone(table), writes: Vec::new(), delete: None, find: None, reader: None }
     }
 }
 
@@ -108,33 +102,16 @@ fn by_row(t: &Table, first: usize) -> String {
 }
 
 fn put_sql(t: &Table, verb: &str, cols: &[&Column]) -> String {
-    let names: Vec<String> = t
-        .keys
-        .iter()
-        .map(|k| quote(&k.name))
-        .chain(cols.iter().map(|c| quote(&c.name)))
-        .collect();
+    let names: Vec<String> =
+        t.keys.iter().map(|k| quote(&k.name)).chain(cols.iter().map(|c| quote(&c.name))).collect();
     let marks: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
-    format!(
-        "{verb} INTO {} ({}) VALUES ({})",
-        t.quoted(),
-        names.join(", "),
-        marks.join(", ")
-    )
+    format!("{verb} INTO {} ({}) VALUES ({})", t.quoted(), names.join(", "), marks.join(", "))
 }
 
 fn set_sql(t: &Table, cols: &[&Column]) -> String {
-    let set: Vec<String> = cols
-        .iter()
-        .enumerate()
-        .map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1))
-        .collect();
-    format!(
-        "UPDATE {} SET {} WHERE {}",
-        t.quoted(),
-        set.join(", "),
-        by_row(t, cols.len() + 1)
-    )
+    let set: Vec<String> =
+        cols.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1)).collect();
+    format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, cols.len() + 1))
 }
 
 impl Core {
@@ -191,7 +168,12 @@ impl Core {
     }
 
     /// The spelling that the table shows, where it is not the identity form.
-    pub fn live_spelling(&mut self, t: &Rc<Table>, row: Option<i64>, key: Option<&[u8]>) -> Result<Option<Rc<[u8]>>> {
+    pub fn live_spelling(
+        &mut self,
+        t: &Rc<Table>,
+        row: Option<i64>,
+        key: Option<&[u8]>,
+    ) -> Result<Option<Rc<[u8]>>> {
         let Some(row) = row.filter(|_| key.is_some_and(|key| !value::one_spelling(t, key))) else {
             return Ok(None);
         };
@@ -207,12 +189,7 @@ impl Core {
     pub fn find_row(&mut self, t: &Rc<Table>, key: &[u8]) -> Result<Option<i64>> {
         let mut w = self.writers(t);
         if w.find.is_none() {
-            let sql = format!(
-                "SELECT {} FROM {} WHERE {}",
-                t.rowid,
-                t.quoted(),
-                t.key_where(1)
-            );
+            let sql = format!("SELECT {} FROM {} WHERE {}", t.rowid, t.quoted(), t.key_where(1));
             w.find = Some(self.db.prepare(&sql)?);
         }
         let mut found = Ok(None);
@@ -262,12 +239,7 @@ fn unpacked(key: &[u8]) -> Result<impl Iterator<Item = ValueRef<'_>>> {
 }
 
 /// Applies what came of one row; returns how many changes were accepted.
-pub fn merge_row(
-    engine: &Engine,
-    core: &mut Core,
-    at: (u32, u64),
-    inc: &Incoming<'_>,
-) -> Result<i64> {
+pub fn merge_row(engine: &Engine, core: &mut Core, at: (u32, u64), inc: &Incoming<'_>) -> Result<i64> {
     // The work is taken out while statements of the user's table run, and put back whatever they say.
     let Some(work) = core.txn.works.remove(&at) else {
         return Err(Error::damaged("work"));
@@ -295,7 +267,12 @@ pub fn merge_taken(
 }
 
 /// A row of which nothing is known here; None: one stands in the table nevertheless, and nothing was changed.
-pub fn merge_fresh(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<Option<i64>> {
+pub fn merge_fresh(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    inc: &Incoming<'_>,
+) -> Result<Option<i64>> {
     match new_life(engine, core, work, inc, Standing::Absent) {
         Err(Error::Constraint { code, .. }) if is_taken(code) => Ok(None),
         other => other.map(Some),
@@ -303,12 +280,7 @@ pub fn merge_fresh(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Inco
 }
 
 /// Applies what came of one row to its work. After an error the work is good for nothing more.
-pub fn merge_work(
-    engine: &Engine,
-    core: &mut Core,
-    work: &mut Work,
-    inc: &Incoming<'_>,
-) -> Result<i64> {
+pub fn merge_work(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
     let old = causal(work.meta.cl, inc.cl);
     match old {
         Causal::Stale => Ok(0),
@@ -412,13 +384,7 @@ fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
     core.txn.high = core.txn.high.max(c.stamp.col_version);
 }
 
-fn park_cell(
-    core: &mut Core,
-    work: &Work,
-    pk: &[u8],
-    c: &Cell<'_>,
-    reason: Reason,
-) -> Result<bool> {
+fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>, reason: Reason) -> Result<bool> {
     let Some(column) = work.table.column_by_id(c.col) else {
         return Ok(false);
     };
@@ -568,24 +534,12 @@ fn weigh_sentinel(
 ) -> Result<bool> {
     let site = |core: &Core, ordinal| core.sites.id(ordinal).unwrap_or_default();
     let identity = work.key.clone().unwrap_or_else(|| Rc::from([].as_slice()));
-    let mine = work
-        .spelling
-        .clone()
-        .unwrap_or_else(|| Rc::clone(&identity));
+    let mine = work.spelling.clone().unwrap_or_else(|| Rc::clone(&identity));
     let theirs = inc.spelling.clone().unwrap_or(identity);
     let my_site = work.meta.sentinel.map(|s| site(core, s.site));
-    let local = my_site
-        .as_ref()
-        .map(|site| SentinelRef { key: &mine, site });
+    let local = my_site.as_ref().map(|site| SentinelRef { key: &mine, site });
     let their_site = site(core, new.site);
-    let verdict = sentinel(
-        local,
-        SentinelRef {
-            key: &theirs,
-            site: &their_site,
-        },
-        core.cfg.merge_equal,
-    );
+    let verdict = sentinel(local, SentinelRef { key: &theirs, site: &their_site }, core.cfg.merge_equal);
     if verdict == Verdict::Lose {
         return Ok(false);
     }
@@ -605,9 +559,7 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
     if let Some(verdict) = by_version(local.map(|l| l.col_version), c.stamp.col_version) {
         return Ok(verdict);
     }
-    let mine = local
-        .and_then(|l| core.sites.id(l.site))
-        .unwrap_or_default();
+    let mine = local.and_then(|l| core.sites.id(l.site)).unwrap_or_default();
     let theirs = core.sites.id(c.stamp.site).unwrap_or_default();
     let merge_equal = core.cfg.merge_equal;
     let t = Rc::clone(&work.table);
@@ -624,13 +576,7 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
         };
         let n = t.cols.iter().position(|col| col.id == c.col);
         verdict = found.map(|there| match n.filter(|_| there) {
-            Some(n) => by_value(
-                from_sql(reader.column(n)),
-                &mine,
-                c.val,
-                &theirs,
-                merge_equal,
-            ),
+            Some(n) => by_value(from_sql(reader.column(n)), &mine, c.val, &theirs, merge_equal),
             None => Verdict::Win,
         });
         reader.done();
@@ -640,12 +586,7 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
 }
 
 /// A cell of a living row that does not stand in the table yet: with it, it may.
-fn complete_row(
-    engine: &Engine,
-    core: &mut Core,
-    work: &mut Work,
-    inc: &Incoming<'_>,
-) -> Result<i64> {
+fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incoming<'_>) -> Result<i64> {
     let t = Rc::clone(&work.table);
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
     let mut accepted = 0;
@@ -669,11 +610,7 @@ fn complete_row(
 
 fn constraint(t: &Table, e: rejoin_sqlite::Error) -> Error {
     if e.is_constraint() {
-        return Error::Constraint {
-            table: t.name.clone(),
-            why: e.message,
-            code: e.code,
-        };
+        return Error::Constraint { table: t.name.clone(), why: e.message, code: e.code };
     }
     Error::Sqlite(e)
 }
@@ -690,7 +627,13 @@ fn values<'v>(t: &Table, cells: &[Cell<'v>], params: &mut Params<'v>) {
 }
 
 /// Puts a row with these cells into the table, in the place of whatever stands there.
-fn put_row(engine: &Engine, core: &mut Core, work: &mut Work, cells: &[Cell<'_>], ways: &[Way]) -> Result<()> {
+fn put_row(
+    engine: &Engine,
+    core: &mut Core,
+    work: &mut Work,
+    cells: &[Cell<'_>],
+    ways: &[Way],
+) -> Result<()> {
     let t = Rc::clone(&work.table);
     let set: ColSet = cells.iter().map(|c| c.col).collect();
     let shown = work.spelling.clone().or_else(|| work.key.clone());
@@ -722,15 +665,15 @@ const PUT: [Way; 2] = [Way::Insert, Way::Replace];
 
 /// A row stands there although the metadata does not know it.
 fn is_taken(code: i32) -> bool {
-    use rejoin_sqlite::ffi::{SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE};
+    use rejoin_sqlite::ffi::{
+        SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE,
+    };
     [SQLITE_CONSTRAINT_PRIMARYKEY, SQLITE_CONSTRAINT_ROWID, SQLITE_CONSTRAINT_UNIQUE].contains(&code)
 }
 
 fn row_param<'a>(work: &'a Work, params: &mut Params<'a>) -> Result<()> {
     match (&work.key, work.row) {
-        (Some(key), _) if work.table.kind == KeyKind::Keyed => {
-            params.extend(unpacked(key)?.map(to_sql))
-        }
+        (Some(key), _) if work.table.kind == KeyKind::Keyed => params.extend(unpacked(key)?.map(to_sql)),
         (_, Some(row)) => params.push(Sql::Integer(row)),
         _ => return Err(Error::damaged("a living row has no place")),
     }
@@ -781,24 +724,13 @@ fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
 /// Shows the key in the winning spelling.
 fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
     let t = &work.table;
-    let set: Vec<String> = t
-        .keys
-        .iter()
-        .enumerate()
-        .map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1))
-        .collect();
-    let sql = format!(
-        "UPDATE {} SET {} WHERE {}",
-        t.quoted(),
-        set.join(", "),
-        by_row(t, t.keys.len() + 1)
-    );
+    let set: Vec<String> =
+        t.keys.iter().enumerate().map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1)).collect();
+    let sql = format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, t.keys.len() + 1));
     let mut q = core.prepare_quiet(t, &sql)?;
     let mut params: Params<'_> = unpacked(packed)?.map(to_sql).collect();
     row_param(work, &mut params)?;
-    engine
-        .merging(t.id, || q.run(&params))
-        .map_err(|e| constraint(t, e))
+    engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
 }
 
 /// Whether a cid is the row sentinel.

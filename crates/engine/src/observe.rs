@@ -111,8 +111,12 @@ fn table_change(notes: Vec<Noted>) -> Option<TableChange> {
     let life = notes.iter().any(|n| n.life);
     let mut changed = ColSet::EMPTY;
     notes.iter().for_each(|n| changed.union_with(&n.columns));
-    let mut columns: Vec<(usize, &str)> =
-        table.cols.iter().filter(|c| life || changed.contains(c.id)).map(|c| (c.pos, c.name.as_str())).collect();
+    let mut columns: Vec<(usize, &str)> = table
+        .cols
+        .iter()
+        .filter(|c| life || changed.contains(c.id))
+        .map(|c| (c.pos, c.name.as_str()))
+        .collect();
     if life {
         columns.extend(table.keys.iter().map(|k| (k.pos, k.name.as_str())));
     }

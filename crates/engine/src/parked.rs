@@ -78,9 +78,7 @@ impl Core {
         if let Some(known) = self.parked_rows {
             return Ok(known);
         }
-        let mut q = self
-            .db
-            .prepare_transient("SELECT EXISTS (SELECT 1 FROM main.crsql_parked)")?;
+        let mut q = self.db.prepare_transient("SELECT EXISTS (SELECT 1 FROM main.crsql_parked)")?;
         q.step()?;
         let any = q.column_int(0) != 0;
         self.parked_rows = Some(any);
@@ -142,9 +140,8 @@ impl Core {
     }
 
     fn query_parked(&self, condition: &str, params: &[Sql<'_>]) -> Result<Vec<Parked>> {
-        let sql = format!(
-            "SELECT {COLUMNS} FROM main.crsql_parked WHERE {condition} ORDER BY db_version, seq, id"
-        );
+        let sql =
+            format!("SELECT {COLUMNS} FROM main.crsql_parked WHERE {condition} ORDER BY db_version, seq, id");
         let mut q = self.db.prepare_transient(&sql)?;
         for (i, p) in params.iter().enumerate() {
             q.bind(i as i32 + 1, *p)?;
@@ -168,17 +165,12 @@ impl Core {
         if !self.has_parked()? {
             return Ok(Vec::new());
         }
-        self.query_parked(
-            "tbl = ?1 AND pk = ?2",
-            &[Sql::Text(table.as_bytes()), Sql::Blob(pk)],
-        )
+        self.query_parked("tbl = ?1 AND pk = ?2", &[Sql::Text(table.as_bytes()), Sql::Blob(pk)])
     }
 
     /// Tables among the parked, each once.
     pub fn parked_tables(&self) -> Result<Vec<String>> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT DISTINCT tbl FROM main.crsql_parked")?;
+        let mut q = self.db.prepare_transient("SELECT DISTINCT tbl FROM main.crsql_parked")?;
         let mut all = Vec::new();
         while q.step()? {
             all.push(text(q.column_text(0)));
@@ -195,9 +187,7 @@ impl Core {
         if earlier.iter().any(|e| e.cl < p.cl) {
             self.unpark_row(&p.table, &p.pk, p.cl)?;
         }
-        let same = earlier
-            .iter()
-            .find(|e| e.cl == p.cl && e.cid.eq_ignore_ascii_case(&p.cid));
+        let same = earlier.iter().find(|e| e.cl == p.cl && e.cid.eq_ignore_ascii_case(&p.cid));
         if let Some(e) = same
             && !self.beats(p, e)
         {
@@ -206,10 +196,7 @@ impl Core {
         self.put_parked(p, reason)?;
         self.txn.parked.insert(p.db_version);
         self.txn.parks += 1;
-        self.txn.high = self
-            .txn
-            .high
-            .max(if p.cid == SENTINEL { 0 } else { p.col_version });
+        self.txn.high = self.txn.high.max(if p.cid == SENTINEL { 0 } else { p.col_version });
         Ok(true)
     }
 
@@ -250,22 +237,14 @@ impl Core {
             return Ok(());
         }
         self.db
-            .prepare_transient(
-                "DELETE FROM main.crsql_parked WHERE tbl = ?1 AND pk = ?2 AND cl < ?3",
-            )?
-            .run(&[
-                Sql::Text(table.as_bytes()),
-                Sql::Blob(pk),
-                Sql::Integer(i64::from(before_cl)),
-            ])?;
+            .prepare_transient("DELETE FROM main.crsql_parked WHERE tbl = ?1 AND pk = ?2 AND cl < ?3")?
+            .run(&[Sql::Text(table.as_bytes()), Sql::Blob(pk), Sql::Integer(i64::from(before_cl))])?;
         self.parked_rows = None;
         Ok(())
     }
 
     pub fn unpark(&mut self, id: i64) -> Result<()> {
-        self.db
-            .prepare_transient("DELETE FROM main.crsql_parked WHERE id = ?1")?
-            .run(&[Sql::Integer(id)])?;
+        self.db.prepare_transient("DELETE FROM main.crsql_parked WHERE id = ?1")?.run(&[Sql::Integer(id)])?;
         self.parked_rows = None;
         Ok(())
     }

@@ -6,8 +6,8 @@
 use crate::engine::Engine;
 use crate::error::Error;
 use rejoin_sqlite::{
-    Args, Change, Conflict, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab,
-    VTabCursor, ValueRef,
+    Args, Change, Conflict, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab, VTabCursor,
+    ValueRef,
 };
 use std::rc::Rc;
 
@@ -16,11 +16,7 @@ const SCHEMA: &str = "CREATE TABLE x(site_id BLOB NOT NULL, version INTEGER NOT 
      tag INTEGER, event INTEGER)";
 
 pub fn register(engine: &Rc<Engine>) -> crate::error::Result<()> {
-    Ok(engine.db.create_module::<Engine, Peers>(
-        NAME,
-        ModuleKind::EponymousOnly,
-        Rc::clone(engine),
-    )?)
+    Ok(engine.db.create_module::<Engine, Peers>(NAME, ModuleKind::EponymousOnly, Rc::clone(engine))?)
 }
 
 struct Peers(Rc<Engine>);
@@ -46,10 +42,7 @@ impl VTab<Engine> for Peers {
 
     fn update(&self, change: Change<'_>) -> SqlResult<i64> {
         // There are no rows here to update or delete.
-        let Change::Insert {
-            values, conflict, ..
-        } = change
-        else {
+        let Change::Insert { values, conflict, .. } = change else {
             return Ok(0);
         };
         self.0.make_ready()?;

@@ -60,6 +60,13 @@ impl Replica {
         Ok(Replica { engine, conn })
     }
 
+    /// A clock of the caller's, Unix milliseconds: for tests.
+    #[doc(hidden)]
+    pub fn set_clock(&self, now_ms: fn() -> i64) -> Result<()> {
+        self.engine.core()?.now_ms = now_ms;
+        Ok(())
+    }
+
     pub fn connection(&self) -> &Connection {
         &self.conn
     }

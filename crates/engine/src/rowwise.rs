@@ -37,9 +37,7 @@ fn name<'a>(what: &str, v: ValueRef<'a>) -> Result<&'a str> {
         return Err(bad(format!("\"{what}\" must be text")));
     };
     if bytes.is_empty() || bytes.len() > NAME_BYTES_MAX {
-        return Err(bad(format!(
-            "\"{what}\" must be a name of 1 to {NAME_BYTES_MAX} bytes"
-        )));
+        return Err(bad(format!("\"{what}\" must be a name of 1 to {NAME_BYTES_MAX} bytes")));
     }
     std::str::from_utf8(bytes).map_err(|_| bad(format!("\"{what}\" is not UTF-8")))
 }
@@ -65,14 +63,11 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
     let site = match v(6) {
         ValueRef::Null => None,
         ValueRef::Blob([]) => None,
-        ValueRef::Blob(b) => Some(
-            SiteId::from_slice(b)
-                .ok_or_else(|| bad(format!("site_id has {} bytes, not 16", b.len())))?,
-        ),
+        ValueRef::Blob(b) => {
+            Some(SiteId::from_slice(b).ok_or_else(|| bad(format!("site_id has {} bytes, not 16", b.len())))?)
+        }
         _ => {
-            return Err(bad(
-                "site_id must be a blob of 16 bytes, or NULL for this replica",
-            ));
+            return Err(bad("site_id must be a blob of 16 bytes, or NULL for this replica"));
         }
     };
     let now = (core.now_ms)();
@@ -85,8 +80,7 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
         cid,
         val: v(3),
         col_version: check_col_version(col_version, now, core.cfg.drift_ms).map_err(poison)?,
-        db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version)
-            .map_err(poison)?,
+        db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version).map_err(poison)?,
         site,
         cl,
         seq: check_version("seq", int("seq", v(8))?).map_err(poison)?,
@@ -120,22 +114,9 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
         return park(core, row, site, db_version, Reason::NoTable);
     };
     let sentinel = is_sentinel(row.cid.as_bytes());
-    let stamp = Stamp {
-        col_version: row.col_version,
-        db_version,
-        site,
-    };
-    let mark = Sentinel {
-        db_version,
-        site,
-        seq: row.seq,
-    };
-    let mut cells = [Cell {
-        col: 0,
-        stamp,
-        seq: row.seq,
-        val: from_sql(row.val),
-    }];
+    let stamp = Stamp { col_version: row.col_version, db_version, site };
+    let mark = Sentinel { db_version, site, seq: row.seq };
+    let mut cells = [Cell { col: 0, stamp, seq: row.seq, val: from_sql(row.val) }];
     let bare = sentinel || row.cl & 1 == 0;
     if !bare {
         match column(core, &t, row.cid)? {
@@ -159,11 +140,7 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
         spelling,
     };
     let accepted = merge_row(engine, core, at, &incoming)?;
-    core.txn.pending = if accepted > 0 {
-        Some(db_version)
-    } else {
-        before
-    };
+    core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
     Ok(accepted)
 }
 
@@ -228,28 +205,11 @@ fn park_cell(
     }
     let spelling = crate::merge::spelling(work, row.pk, row.cl, false)?;
     if row.cl > cl {
-        let mark = Sentinel {
-            db_version,
-            site,
-            seq: row.seq,
-        };
-        let incoming = Incoming {
-            cl: row.cl,
-            sentinel: None,
-            mark,
-            cells: &[],
-            spelling,
-        };
+        let mark = Sentinel { db_version, site, seq: row.seq };
+        let incoming = Incoming { cl: row.cl, sentinel: None, mark, cells: &[], spelling };
         merge_row(engine, core, at, &incoming)?;
     }
-    let kept = core.park(
-        &Parked {
-            table,
-            pk,
-            ..parked(row, site, db_version)
-        },
-        reason,
-    )?;
+    let kept = core.park(&Parked { table, pk, ..parked(row, site, db_version) }, reason)?;
     if kept {
         core.txn.pending = Some(db_version);
     }

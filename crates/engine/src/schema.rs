@@ -2,31 +2,27 @@
 
 use crate::capture;
 use crate::catalog::{
-    Catalog, KeyKind, LiveColumn, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe,
-    key_of, saved_tables, text,
+    Catalog, KeyKind, LiveColumn, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable,
+    describe, key_of, saved_tables, text,
 };
 use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, SCHEMA, quote};
 use crate::observe::{Commit, commits};
-use rejoin_sqlite::{Db, ValueRef};
+use rejoin_sqlite::{Db, ValueRef, ffi};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 fn random_i64() -> Result<i64> {
     let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State {
-        why: format!("no random numbers: {e}"),
-    })?;
+    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
     Ok(i64::from_le_bytes(bytes) >> 1)
 }
 
 /// A version-4 UUID (RFC 9562), as cr-sqlite makes site ids.
 pub fn random_id() -> Result<[u8; 16]> {
     let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State {
-        why: format!("no random numbers: {e}"),
-    })?;
+    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(bytes)
@@ -208,9 +204,13 @@ impl Core {
             let user_triggers = index.has_user_triggers(&found.name);
             let known = self.catalog.get(s.id).filter(|t| {
                 let same = (&t.sql, &t.name, t.user_triggers) == (&found.sql, &found.name, user_triggers);
-                let id = |name: &str| s.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map(|c| c.id);
+                let id =
+                    |name: &str| s.columns.iter().find(|c| c.name.eq_ignore_ascii_case(name)).map(|c| c.id);
                 let whole = t.cols.len() == s.columns.len();
-                same && whole && t.unwatched != watched && t.rebuilt == rebuilt && t.cols.iter().all(|c| id(&c.name) == Some(c.id))
+                same && whole
+                    && t.unwatched != watched
+                    && t.rebuilt == rebuilt
+                    && t.cols.iter().all(|c| id(&c.name) == Some(c.id))
             });
             if let Some(known) = known {
                 catalog.insert_shared(Rc::clone(known));
@@ -286,12 +286,11 @@ impl Core {
     }
 
     fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
-        let (kind, keys) =
-            match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
-                Ok(key) => key,
-                // What cannot be replicated any more stays readable as it is; `status` names it.
-                Err(_) => return Ok(()),
-            };
+        let (kind, keys) = match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
+            Ok(key) => key,
+            // What cannot be replicated any more stays readable as it is; `status` names it.
+            Err(_) => return Ok(()),
+        };
         if live.name != saved.name {
             self.save_alias(0, &saved.name, i64::from(saved.id))?;
             self.drop_alias(0, &live.name)?;
@@ -305,8 +304,7 @@ impl Core {
             return Ok(());
         }
         self.follow_columns(saved, live)?;
-        let rebuilt =
-            !watched || (self.cfg.owned && live.root != saved.root);
+        let rebuilt = !watched || (self.cfg.owned && live.root != saved.root);
         self.save_table(saved.id, live, kind, &key_names(&keys))?;
         if !watched {
             let columns = self.saved_columns(saved.id)?;
@@ -327,16 +325,8 @@ impl Core {
     }
 
     pub fn put_in_catalog(&mut self, table: &Rc<Table>) {
-        let mut catalog = Catalog {
-            cookie: self.catalog.cookie,
-            ..Catalog::default()
-        };
-        for t in self
-            .catalog
-            .sorted()
-            .into_iter()
-            .filter(|t| t.id != table.id)
-        {
+        let mut catalog = Catalog { cookie: self.catalog.cookie, ..Catalog::default() };
+        for t in self.catalog.sorted().into_iter().filter(|t| t.id != table.id) {
             catalog.insert_shared(t);
         }
         catalog.insert_shared(Rc::clone(table));
@@ -344,11 +334,7 @@ impl Core {
     }
 
     fn saved_columns(&self, id: u32) -> Result<Vec<SavedColumn>> {
-        Ok(saved_tables(self.db)?
-            .into_iter()
-            .find(|t| t.id == id)
-            .map(|t| t.columns)
-            .unwrap_or_default())
+        Ok(saved_tables(self.db)?.into_iter().find(|t| t.id == id).map(|t| t.columns).unwrap_or_default())
     }
 
     /// Columns added, dropped, renamed and moved since the table was remembered.
@@ -364,7 +350,8 @@ impl Core {
             self.drop_alias(saved.id, name)?;
         }
         for s in &matched.gone {
-            let mut del = self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
+            let mut del =
+                self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
             del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
             // What arrives for a dropped column is kept for others and never shown here.
             self.save_alias(saved.id, &s.name, -1)?;
@@ -373,43 +360,32 @@ impl Core {
     }
 
     fn next_column(&self, tbl: u32) -> Result<u32> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
         q.bind_text(1, format!("next_column_{tbl}").as_bytes())?;
         Ok(if q.step()? { q.column_int(0) as u32 } else { 0 })
     }
 
     fn save_alias(&mut self, tbl: u32, name: &str, id: i64) -> Result<()> {
-        let mut q = self.db.prepare_transient(
-            "REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)",
-        )?;
+        let mut q = self
+            .db
+            .prepare_transient("REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)")?;
         let tbl = ValueRef::Integer(i64::from(tbl));
         Ok(q.run(&[tbl, ValueRef::Text(name.as_bytes()), ValueRef::Integer(id)])?)
     }
 
     fn drop_alias(&mut self, tbl: u32, name: &str) -> Result<()> {
-        let mut q = self
-            .db
-            .prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
-        Ok(q.run(&[
-            ValueRef::Integer(i64::from(tbl)),
-            ValueRef::Text(name.as_bytes()),
-        ])?)
+        let mut q =
+            self.db.prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        Ok(q.run(&[ValueRef::Integer(i64::from(tbl)), ValueRef::Text(name.as_bytes())])?)
     }
 
     /// The column that a name meant before: its id, or -1 if it was dropped.
     pub fn column_alias(&self, tbl: u32, name: &[u8]) -> Result<Option<i64>> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
+        let mut q =
+            self.db.prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
         q.bind_int(1, i64::from(tbl))?;
         q.bind_text(2, name)?;
-        Ok(if q.step()? {
-            Some(q.column_int(0))
-        } else {
-            None
-        })
+        Ok(if q.step()? { Some(q.column_int(0)) } else { None })
     }
 
     fn save_column(&mut self, tbl: u32, c: &SavedColumn) -> Result<()> {
@@ -426,15 +402,9 @@ impl Core {
     }
 
     fn key_names(&self, tbl: u32) -> Result<String> {
-        let mut q = self
-            .db
-            .prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
+        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
         q.bind_text(1, format!("key_{tbl}").as_bytes())?;
-        Ok(if q.step()? {
-            text(q.column_text(0))
-        } else {
-            String::new()
-        })
+        Ok(if q.step()? { text(q.column_text(0)) } else { String::new() })
     }
 
     fn save_table(&mut self, id: u32, live: &LiveTable, kind: KeyKind, keys: &str) -> Result<()> {
@@ -469,10 +439,32 @@ impl Core {
     fn drop_stores(&mut self, id: u32) -> Result<()> {
         self.stores.remove(&id);
         self.overlay.drop_table(id);
-        self.db.exec(&format!(
-            "DROP TABLE IF EXISTS main.crsql_rows_{id}; DROP TABLE IF EXISTS main.crsql_keys_{id}"
-        ))?;
+        for store in ["rows", "keys"] {
+            match self.db.exec(&format!("DROP TABLE IF EXISTS main.crsql_{store}_{id}")) {
+                // SQLite drops nothing while a statement runs, and the one whose write told us of the DROP does. Ids are
+                // never used again: empty it harms nobody until `drop_orphans`.
+                Err(e) if e.code & 0xff == ffi::SQLITE_LOCKED => {
+                    self.db.exec(&format!("DELETE FROM main.crsql_{store}_{id}"))?;
+                }
+                other => other?,
+            }
+        }
         Ok(())
+    }
+
+    /// Stores of tables that went while a statement ran.
+    fn drop_orphans(&mut self) -> Result<()> {
+        let mut q = self.db.prepare_transient(
+            "SELECT CAST(substr(name, 12) AS INTEGER) AS id FROM main.sqlite_schema WHERE type = 'table' \
+             AND (name GLOB 'crsql_rows_[0-9]*' OR name GLOB 'crsql_keys_[0-9]*') \
+             AND id NOT IN (SELECT id FROM main.crsql_tables)",
+        )?;
+        let mut orphans = Vec::new();
+        while q.step()? {
+            orphans.push(q.column_int(0) as u32);
+        }
+        drop(q);
+        orphans.into_iter().try_for_each(|id| self.drop_stores(id))
     }
 
     pub fn install_triggers(&mut self, t: &Table) -> Result<()> {
@@ -485,8 +477,7 @@ impl Core {
 
     pub fn drop_triggers(&mut self, id: u32) -> Result<()> {
         for kind in ["insert", "update", "delete", "move", "replace", "onto"] {
-            self.db
-                .exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
+            self.db.exec(&format!("DROP TRIGGER IF EXISTS main.crsql_{kind}_{id}"))?;
         }
         Ok(())
     }
@@ -507,10 +498,8 @@ impl Core {
 
     /// `crsql_as_crr`: true if the table was not replicated before.
     pub fn adopt(&mut self, name: &str) -> Result<Rc<Table>> {
-        let live = describe(self.db, name)?.ok_or_else(|| Error::NoTable {
-            table: name.into(),
-            why: "does not exist",
-        })?;
+        let live = describe(self.db, name)?
+            .ok_or_else(|| Error::NoTable { table: name.into(), why: "does not exist" })?;
         check_replicable(self.db, &live)?;
         let (kind, keys) = key_of(self.db, &live)?;
         let mut q = self.db.prepare_transient(
@@ -544,6 +533,7 @@ impl Core {
 
     /// Follows what our own DDL did, and remembers the schema version that it led to.
     pub fn settle(&mut self) -> Result<()> {
+        self.drop_orphans()?;
         let cookie = self.schema_version()?;
         self.load_catalog(cookie, true)
     }
@@ -563,14 +553,7 @@ impl Core {
 fn key_names(keys: &[crate::catalog::KeyColumn]) -> String {
     let names: Vec<String> = keys
         .iter()
-        .map(|k| {
-            format!(
-                "{}:{:?}:{:?}",
-                quote(&k.name).to_ascii_lowercase(),
-                k.affinity,
-                k.fold
-            )
-        })
+        .map(|k| format!("{}:{:?}:{:?}", quote(&k.name).to_ascii_lowercase(), k.affinity, k.fold))
         .collect();
     names.join(",")
 }
@@ -593,7 +576,12 @@ struct Matched {
 fn match_columns(saved: &SavedTable, live: &LiveTable, mut next: u32) -> Matched {
     let plain: Vec<_> = live.columns.iter().enumerate().filter(|(_, c)| c.pk == 0 && !c.generated).collect();
     let (mut columns, mut gone) = (Vec::new(), Vec::new());
-    let now = |id: u32, pos: usize, c: &LiveColumn| SavedColumn { id, name: c.name.clone(), decl: c.decl(), pos: pos as i64 };
+    let now = |id: u32, pos: usize, c: &LiveColumn| SavedColumn {
+        id,
+        name: c.name.clone(),
+        decl: c.decl(),
+        pos: pos as i64,
+    };
     for s in &saved.columns {
         match plain.iter().find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name)) {
             Some((pos, c)) => columns.push(now(s.id, *pos, c)),
@@ -606,11 +594,8 @@ fn match_columns(saved: &SavedTable, live: &LiveTable, mut next: u32) -> Matched
             continue;
         }
         // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
-        let old = gone.iter().position(|s: &SavedColumn| {
-            s.decl == c.decl()
-                && (s.pos == *pos as i64 || gone.len() == 1)
-                && saved.columns.len() == plain.len()
-        });
+        let same = |s: &SavedColumn| s.decl == c.decl() && s.pos == *pos as i64;
+        let old = gone.iter().position(same).filter(|_| saved.columns.len() == plain.len());
         if let Some(i) = old {
             let old = gone.swap_remove(i);
             columns.push(now(old.id, *pos, c));

@@ -193,4 +193,3 @@ impl Core {
 fn unwatched_name(tbl: u32) -> String {
     format!("unwatched_{tbl}")
 }
-

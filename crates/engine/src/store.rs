@@ -6,6 +6,7 @@
 use crate::block::{KeyEntry, RowBlock, SHIFT, StoredRow, decode_keys, encode_keys};
 use crate::catalog::Table;
 use crate::error::Result;
+use crate::log::KeyRange;
 use rejoin_sqlite::{Db, Stmt, ValueRef};
 use std::collections::HashMap;
 use std::rc::Rc;
@@ -55,17 +56,12 @@ struct KeyBlock {
     entries: Vec<KeyEntry>,
 }
 
-fn lazy<'a>(
-    slot: &'a mut Option<Stmt>,
-    db: Db,
-    sql: impl FnOnce() -> String,
-) -> Result<&'a mut Stmt> {
+fn lazy(slot: &mut Option<Stmt>, db: Db, sql: impl FnOnce() -> String) -> Result<&mut Stmt> {
     if slot.is_none() {
         *slot = Some(db.prepare(&sql())?);
     }
     // The slot was filled above.
-    slot.as_mut()
-        .ok_or_else(|| crate::error::Error::damaged("statement slot"))
+    slot.as_mut().ok_or_else(|| crate::error::Error::damaged("statement slot"))
 }
 
 impl TableStore {
@@ -101,18 +97,13 @@ impl TableStore {
             Loc::Row(row) => {
                 let slot = (row & 63) as u8;
                 let block = self.row_block(row >> SHIFT)?;
-                Ok(block.get(slot).map(|r| Record {
-                    row: r.clone(),
-                    spelling: None,
-                }))
+                Ok(block.get(slot).map(|r| Record { row: r.clone(), spelling: None }))
             }
             Loc::Key(key) => {
                 let Some(block) = self.key_block(key)? else {
                     return Ok(None);
                 };
-                let found = block
-                    .entries
-                    .binary_search_by(|e| e.key.as_slice().cmp(key));
+                let found = block.entries.binary_search_by(|e| e.key.as_slice().cmp(key));
                 Ok(found.ok().and_then(|i| block.entries.get(i)).map(record_of))
             }
         }
@@ -128,9 +119,7 @@ impl TableStore {
 
     fn read_rows(&mut self, block: i64) -> Result<RowBlock> {
         let (hashed, rows) = (self.hashed, &self.rows);
-        let get = lazy(&mut self.rows_get, self.db, || {
-            format!("SELECT data FROM {rows} WHERE block = ?1")
-        })?;
+        let get = lazy(&mut self.rows_get, self.db, || format!("SELECT data FROM {rows} WHERE block = ?1"))?;
         get.bind_int(1, block)?;
         let found = get.step();
         let decoded = match found {
@@ -145,9 +134,7 @@ impl TableStore {
     pub fn write_rows(&mut self, block: i64, data: &RowBlock, buf: &mut Vec<u8>) -> Result<()> {
         let rows = &self.rows;
         if data.rows.is_empty() {
-            let del = lazy(&mut self.rows_del, self.db, || {
-                format!("DELETE FROM {rows} WHERE block = ?1")
-            })?;
+            let del = lazy(&mut self.rows_del, self.db, || format!("DELETE FROM {rows} WHERE block = ?1"))?;
             return Ok(del.run(&[ValueRef::Integer(block)])?);
         }
         buf.clear();
@@ -200,8 +187,7 @@ impl TableStore {
     }
 
     fn key_block(&mut self, key: &[u8]) -> Result<Option<&KeyBlock>> {
-        let fits =
-            |b: &KeyBlock| b.first.as_slice() <= key && b.next.as_deref().is_none_or(|n| key < n);
+        let fits = |b: &KeyBlock| b.first.as_slice() <= key && b.next.as_deref().is_none_or(|n| key < n);
         if !self.keys_empty && !self.key_cache.as_ref().is_some_and(fits) {
             self.key_cache = self.read_keys(key)?;
             self.keys_empty = self.key_cache.is_none();
@@ -212,16 +198,10 @@ impl TableStore {
     fn read_keys(&mut self, key: &[u8]) -> Result<Option<KeyBlock>> {
         let keys = &self.keys;
         let find = lazy(&mut self.keys_find, self.db, || {
-            format!(
-                "SELECT id, first, data FROM {keys} WHERE first <= ?1 ORDER BY first DESC LIMIT 1"
-            )
+            format!("SELECT id, first, data FROM {keys} WHERE first <= ?1 ORDER BY first DESC LIMIT 1")
         })?;
         let found = find.query_row(&[ValueRef::Blob(key)], |q| {
-            Ok((
-                q.column_int(0),
-                q.column_blob(1).to_vec(),
-                decode_keys(q.column_blob(2)),
-            ))
+            Ok((q.column_int(0), q.column_blob(1).to_vec(), decode_keys(q.column_blob(2))))
         })?;
         let Some((id, first, entries)) = found else {
             return Ok(None);
@@ -230,20 +210,12 @@ impl TableStore {
             format!("SELECT first FROM {keys} WHERE first > ?1 ORDER BY first LIMIT 1")
         })?;
         let next = next.query_row(&[ValueRef::Blob(&first)], |q| Ok(q.column_blob(0).to_vec()))?;
-        Ok(Some(KeyBlock {
-            id,
-            first,
-            next,
-            entries: entries?,
-        }))
+        Ok(Some(KeyBlock { id, first, next, entries: entries? }))
     }
 
     /// Stores records (None: removes) given by ascending key. Returns the ranges of keys, ends inclusive, in the blocks that were written.
-    pub fn apply_keys(
-        &mut self,
-        updates: Vec<(Rc<[u8]>, Option<Record>)>,
-    ) -> Result<Vec<(Rc<[u8]>, Rc<[u8]>)>> {
-        let mut ranges: Vec<(Rc<[u8]>, Rc<[u8]>)> = Vec::new();
+    pub fn apply_keys(&mut self, updates: Vec<(Rc<[u8]>, Option<Record>)>) -> Result<Vec<KeyRange>> {
+        let mut ranges: Vec<KeyRange> = Vec::new();
         let mut expected: Option<Vec<u8>> = None;
         let mut updates = updates.into_iter().peekable();
         while let Some((key, _)) = updates.peek() {
@@ -252,7 +224,7 @@ impl TableStore {
                 Some(block) => block,
                 None => self.first_block()?,
             };
-            let mut touched: Option<(Rc<[u8]>, Rc<[u8]>)> = None;
+            let mut touched: Option<KeyRange> = None;
             while let Some((key, record)) =
                 updates.next_if(|(key, _)| block.next.as_deref().is_none_or(|n| key.as_ref() < n))
             {
@@ -273,36 +245,24 @@ impl TableStore {
 
     fn first_block(&mut self) -> Result<KeyBlock> {
         let keys = &self.keys;
-        let add = lazy(&mut self.keys_add, self.db, || {
-            format!("INSERT INTO {keys}(first, data) VALUES (?1, ?2)")
-        })?;
+        let add =
+            lazy(&mut self.keys_add, self.db, || format!("INSERT INTO {keys}(first, data) VALUES (?1, ?2)"))?;
         add.run(&[ValueRef::Blob(&[]), ValueRef::Blob(&[0, 0, 0])])?;
         self.keys_empty = false;
         let id = self.db.last_insert_rowid();
-        Ok(KeyBlock {
-            id,
-            first: Vec::new(),
-            next: None,
-            entries: Vec::new(),
-        })
+        Ok(KeyBlock { id, first: Vec::new(), next: None, entries: Vec::new() })
     }
 
     fn write_keys(&mut self, block: KeyBlock) -> Result<()> {
         let keys = &self.keys;
         if block.entries.is_empty() && !block.first.is_empty() {
-            let del = lazy(&mut self.keys_del, self.db, || {
-                format!("DELETE FROM {keys} WHERE id = ?1")
-            })?;
+            let del = lazy(&mut self.keys_del, self.db, || format!("DELETE FROM {keys} WHERE id = ?1"))?;
             return Ok(del.run(&[ValueRef::Integer(block.id)])?);
         }
         let many = block.entries.len() > KEYS_PER_BLOCK * 3 / 2;
         let chunk = if many { KEYS_PER_BLOCK } else { usize::MAX };
         let mut buf = Vec::new();
-        for (i, entries) in block
-            .entries
-            .chunks(chunk.min(block.entries.len()).max(1))
-            .enumerate()
-        {
+        for (i, entries) in block.entries.chunks(chunk.min(block.entries.len()).max(1)).enumerate() {
             buf.clear();
             encode_keys(entries, &mut buf);
             if i == 0 {
@@ -318,9 +278,8 @@ impl TableStore {
             }
         }
         if block.entries.is_empty() {
-            let put = lazy(&mut self.keys_put, self.db, || {
-                format!("UPDATE {keys} SET data = ?2 WHERE id = ?1")
-            })?;
+            let put =
+                lazy(&mut self.keys_put, self.db, || format!("UPDATE {keys} SET data = ?2 WHERE id = ?1"))?;
             put.run(&[ValueRef::Integer(block.id), ValueRef::Blob(&[0, 0, 0])])?;
         }
         if !many {
@@ -380,13 +339,7 @@ impl TableStore {
 }
 
 pub fn record_of(e: &KeyEntry) -> Record {
-    Record {
-        row: StoredRow {
-            meta: e.meta.clone(),
-            hash: 0,
-        },
-        spelling: e.spelling.as_deref().map(Rc::from),
-    }
+    Record { row: StoredRow { meta: e.meta.clone(), hash: 0 }, spelling: e.spelling.as_deref().map(Rc::from) }
 }
 
 fn set_key(entries: &mut Vec<KeyEntry>, key: &[u8], record: Option<Record>) {
@@ -420,13 +373,7 @@ impl Overlay {
     }
 
     pub fn set(&mut self, tbl: u32, loc: Loc, record: Option<Record>) {
-        self.len += usize::from(
-            self.tables
-                .entry(tbl)
-                .or_default()
-                .insert(loc, record)
-                .is_none(),
-        );
+        self.len += usize::from(self.tables.entry(tbl).or_default().insert(loc, record).is_none());
     }
 
     pub fn drop_table(&mut self, tbl: u32) {

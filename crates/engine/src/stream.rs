@@ -64,7 +64,8 @@ impl Drop for Quiet {
 }
 
 fn has_temp_triggers(db: Db) -> Result<bool> {
-    let mut q = db.prepare_transient("SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE type = 'trigger')")?;
+    let mut q =
+        db.prepare_transient("SELECT EXISTS (SELECT 1 FROM temp.sqlite_schema WHERE type = 'trigger')")?;
     q.step()?;
     Ok(q.column_int(0) != 0)
 }
@@ -83,7 +84,15 @@ impl Stream {
             Quiet::new(core.db)?
         };
         let table = Rc::clone(table);
-        Ok(Some(Stream { table, _quiet: quiet, rows: Vec::new(), last: None, lists: BTreeMap::new(), scratch: Vec::new(), misses: 0 }))
+        Ok(Some(Stream {
+            table,
+            _quiet: quiet,
+            rows: Vec::new(),
+            last: None,
+            lists: BTreeMap::new(),
+            scratch: Vec::new(),
+            misses: 0,
+        }))
     }
 
     /// Merges a row if it can be streamed; how many changes were accepted.
@@ -104,7 +113,13 @@ impl Stream {
         }
     }
 
-    fn by_rowid(&mut self, engine: &Engine, core: &mut Core, key: &[u8], inc: &Incoming<'_>) -> Result<Option<i64>> {
+    fn by_rowid(
+        &mut self,
+        engine: &Engine,
+        core: &mut Core,
+        key: &[u8],
+        inc: &Incoming<'_>,
+    ) -> Result<Option<i64>> {
         let t = Rc::clone(&self.table);
         let row = value::packed_rowid(&t, key)?;
         if self.last.is_some_and(|last| row <= last) || core.txn.works.contains_key(&work_at(&t, row, 0)) {
@@ -134,7 +149,13 @@ impl Stream {
     }
 
     /// A row that is new here, metadata and all.
-    fn by_key(&mut self, engine: &Engine, core: &mut Core, key: &[u8], inc: &Incoming<'_>) -> Result<Option<i64>> {
+    fn by_key(
+        &mut self,
+        engine: &Engine,
+        core: &mut Core,
+        key: &[u8],
+        inc: &Incoming<'_>,
+    ) -> Result<Option<i64>> {
         let t = Rc::clone(&self.table);
         if self.misses > MISSES_MAX || !value::is_own_identity(&t, key, &mut self.scratch)? {
             return Ok(None);

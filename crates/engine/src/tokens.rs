@@ -12,10 +12,7 @@ impl Token<'_> {
     /// Equal for tokens that mean the same: names without their quotes in lower case, everything else as it is
     /// written (keywords and numbers in lower case).
     pub fn meaning(&self) -> String {
-        let body = self
-            .text
-            .get(1..self.text.len().saturating_sub(1))
-            .unwrap_or("");
+        let body = self.text.get(1..self.text.len().saturating_sub(1)).unwrap_or("");
         match self.text.as_bytes().first() {
             Some(b'"') => body.replace("\"\"", "\"").to_ascii_lowercase(),
             Some(b'`') => body.replace("``", "`").to_ascii_lowercase(),
@@ -68,10 +65,7 @@ pub fn tokens(sql: &str) -> Vec<Token<'_>> {
     while let Some(rest) = sql.get(at..).filter(|r| !r.is_empty()) {
         let (len, counts) = next(rest);
         if counts {
-            all.push(Token {
-                start: at,
-                text: rest.get(..len).unwrap_or(rest),
-            });
+            all.push(Token { start: at, text: rest.get(..len).unwrap_or(rest) });
         }
         at += len;
     }
@@ -142,37 +136,19 @@ mod tests {
                    last, PRIMARY KEY (id))";
         assert_eq!(column_definition(sql, "ID"), Some("id INTEGER PRIMARY KEY"));
         let odd = column_definition(sql, "odd, \"name");
-        assert_eq!(
-            odd,
-            Some("\"odd, \"\"name\" DECIMAL(10, 2) NOT NULL DEFAULT (1 + 2)")
-        );
-        assert_eq!(
-            column_definition(sql, "y"),
-            Some("y TEXT CHECK (y IN ('a', 'b)')) COLLATE NOCASE")
-        );
+        assert_eq!(odd, Some("\"odd, \"\"name\" DECIMAL(10, 2) NOT NULL DEFAULT (1 + 2)"));
+        assert_eq!(column_definition(sql, "y"), Some("y TEXT CHECK (y IN ('a', 'b)')) COLLATE NOCASE"));
         assert_eq!(column_definition(sql, "last"), Some("last"));
         assert_eq!(column_definition(sql, "nope"), None);
-        assert_eq!(
-            column_definition("CREATE TABLE t (only)", "only"),
-            Some("only")
-        );
+        assert_eq!(column_definition("CREATE TABLE t (only)", "only"), Some("only"));
         assert_eq!(column_definition("", "x"), None);
     }
 
     #[test]
     fn any_text_has_an_end() {
-        for sql in [
-            "'",
-            "\"a",
-            "[x",
-            "/*",
-            "/* x",
-            "--",
-            "\u{e9}\u{2603} \u{1f600}",
-            "a\u{e9}=b",
-            "\0",
-            "'''",
-        ] {
+        for sql in
+            ["'", "\"a", "[x", "/*", "/* x", "--", "\u{e9}\u{2603} \u{1f600}", "a\u{e9}=b", "\0", "'''"]
+        {
             let all = tokens(sql);
             assert!(all.iter().all(|t| !t.text.is_empty()), "{sql:?}");
         }

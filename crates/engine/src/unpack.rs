@@ -6,8 +6,8 @@ use crate::functions::bad;
 use crate::value::to_sql;
 use rejoin_crdt::Value;
 use rejoin_sqlite::{
-    Args, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab,
-    VTabCursor, ValueRef, ffi,
+    Args, ConstraintOp, Context, Db, IndexInfo, ModuleKind, Result as SqlResult, Risk, VTab, VTabCursor,
+    ValueRef, ffi,
 };
 use std::rc::Rc;
 
@@ -16,11 +16,7 @@ const CELL: i32 = 0;
 const PACKAGE: i32 = 1;
 
 pub fn register(engine: &Rc<Engine>) -> Result<()> {
-    Ok(engine.db.create_module::<Engine, Unpack>(
-        NAME,
-        ModuleKind::EponymousOnly,
-        Rc::clone(engine),
-    )?)
+    Ok(engine.db.create_module::<Engine, Unpack>(NAME, ModuleKind::EponymousOnly, Rc::clone(engine))?)
 }
 
 struct Unpack;
@@ -37,10 +33,7 @@ impl VTab<Engine> for Unpack {
     const RISK: Risk = Risk::Innocuous;
 
     fn connect(_db: Db, _engine: &Rc<Engine>) -> SqlResult<(String, Self)> {
-        Ok((
-            "CREATE TABLE x(cell ANY, package BLOB HIDDEN)".into(),
-            Unpack,
-        ))
+        Ok(("CREATE TABLE x(cell ANY, package BLOB HIDDEN)".into(), Unpack))
     }
 
     fn best_index(&self, info: &mut IndexInfo<'_>) -> SqlResult<()> {
@@ -76,24 +69,17 @@ impl Cells {
     fn start(&mut self, plan: i32, args: Args<'_>) -> Result<()> {
         *self = Cells::default();
         if plan == 0 {
-            return Err(bad(
-                NAME,
-                "needs a packed key: SELECT cell FROM crsql_unpack_columns(pk)",
-            ));
+            return Err(bad(NAME, "needs a packed key: SELECT cell FROM crsql_unpack_columns(pk)"));
         }
         let packed = match args.get(0).value() {
             // As other table-valued functions: nothing comes of NULL.
             ValueRef::Null => return Ok(()),
             ValueRef::Blob(b) => b,
             _ => {
-                return Err(bad(
-                    NAME,
-                    "the package must be a blob made by crsql_pack_columns",
-                ));
+                return Err(bad(NAME, "the package must be a blob made by crsql_pack_columns"));
             }
         };
-        self.cells =
-            rejoin_crdt::key::unpack_owned(packed).map_err(|e| bad(NAME, e.to_string()))?;
+        self.cells = rejoin_crdt::key::unpack_owned(packed).map_err(|e| bad(NAME, e.to_string()))?;
         self.package = packed.to_vec();
         Ok(())
     }
@@ -116,10 +102,7 @@ impl VTabCursor for Cells {
     fn column(&self, ctx: &mut Context, i: i32) -> SqlResult<()> {
         match i {
             CELL => {
-                let cell = self
-                    .cells
-                    .get(self.at)
-                    .ok_or_else(|| Error::damaged("cursor"))?;
+                let cell = self.cells.get(self.at).ok_or_else(|| Error::damaged("cursor"))?;
                 ctx.set(to_sql(cell.as_ref()));
             }
             PACKAGE => ctx.set_blob(&self.package),

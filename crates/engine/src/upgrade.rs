@@ -39,17 +39,14 @@ pub fn upgrade(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> SqlResult<()> 
 }
 
 fn exists(db: Db, table: &str) -> Result<bool> {
-    let mut q = db
-        .prepare_transient("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1")?;
+    let mut q =
+        db.prepare_transient("SELECT 1 FROM main.sqlite_schema WHERE type = 'table' AND name = ?1")?;
     q.bind_text(1, table.as_bytes())?;
     Ok(q.step()?)
 }
 
 fn damaged(table: &str, why: impl std::fmt::Display) -> Error {
-    bad(
-        NAME,
-        format!("the metadata of table \"{table}\" is damaged: {why}; nothing was changed"),
-    )
+    bad(NAME, format!("the metadata of table \"{table}\" is damaged: {why}; nothing was changed"))
 }
 
 /// The largest of a set of versions, 0 if there is none.
@@ -85,11 +82,7 @@ impl OldTable {
     }
 
     fn db_versions(&self) -> &'static str {
-        if self.numbered {
-            "db_version"
-        } else {
-            "__crsql_db_version"
-        }
+        if self.numbered { "db_version" } else { "__crsql_db_version" }
     }
 
     /// Reads key columns, then column name, version, db_version, site and seq, key by key.
@@ -114,10 +107,7 @@ impl OldTable {
 impl Old {
     fn read(db: Db) -> Result<Old> {
         if !exists(db, "crsql_master")? {
-            return Err(bad(
-                NAME,
-                "this database was not written by cr-sqlite; there is nothing to convert",
-            ));
+            return Err(bad(NAME, "this database was not written by cr-sqlite; there is nothing to convert"));
         }
         let mut old = Old {
             version: master(db, "crsqlite_version")?,
@@ -128,10 +118,8 @@ impl Old {
         };
         // Files of a time before versions were written are told by their tables.
         if old.version != 0 && !KNOWN.contains(&old.version) {
-            let why = format!(
-                "cr-sqlite {} is not known to this build (0.15 to 0.17 are)",
-                old.shown_version()
-            );
+            let why =
+                format!("cr-sqlite {} is not known to this build (0.15 to 0.17 are)", old.shown_version());
             return Err(bad(NAME, why));
         }
         if exists(db, "crsql_db_versions")? {
@@ -152,20 +140,14 @@ impl Old {
     }
 
     fn convert(&self, engine: &Engine) -> Result<String> {
-        let own = self
-            .sites
-            .get(&0)
-            .ok_or_else(|| bad(NAME, "the file names no site id of its own"))?;
+        let own = self.sites.get(&0).ok_or_else(|| bad(NAME, "the file names no site id of its own"))?;
         {
             let mut core = engine.core()?;
             core.create_metadata(own.0)?;
             // Peers that run cr-sqlite count versions up from what they have seen; a clock that stamps the time of day
             // would win over all of their edits from now on. `crsql_config_set('clock', 'hlc')` when the last is gone.
             core.set_meta("clock", ValueRef::Text(b"lamport"))?;
-            core.set_meta(
-                "merge-equal-values",
-                ValueRef::Integer(i64::from(self.merge_equal)),
-            )?;
+            core.set_meta("merge-equal-values", ValueRef::Integer(i64::from(self.merge_equal)))?;
             core.stale = true;
             core.refresh(true)?;
         }
@@ -184,18 +166,9 @@ impl Old {
                 Conversion::new(&mut core, old, &ordinals)?.run(&mut log)?;
                 tables += 1;
             }
-            core.db.exec(&format!(
-                "DROP TABLE {}; DROP TABLE IF EXISTS {}",
-                old.clock(),
-                old.pks()
-            ))?;
+            core.db.exec(&format!("DROP TABLE {}; DROP TABLE IF EXISTS {}", old.clock(), old.pks()))?;
         }
-        for name in [
-            "crsql_master",
-            "crsql_site_id",
-            "__crsql_siteid",
-            "crsql_db_versions",
-        ] {
+        for name in ["crsql_master", "crsql_site_id", "__crsql_siteid", "crsql_db_versions"] {
             core.db.exec(&format!("DROP TABLE IF EXISTS main.{name}"))?;
         }
         log.write(&mut core, self.db_version)?;
@@ -203,10 +176,7 @@ impl Old {
         drop(core);
         engine.reload_catalog()?;
         let s = if tables == 1 { "" } else { "s" };
-        Ok(format!(
-            "converted {tables} replicated table{s} of cr-sqlite {}",
-            self.shown_version()
-        ))
+        Ok(format!("converted {tables} replicated table{s} of cr-sqlite {}", self.shown_version()))
     }
 }
 
@@ -230,10 +200,7 @@ fn sites(db: Db) -> Result<HashMap<i64, SiteId>> {
             match id.get_mut(..given.len()) {
                 Some(part) if !given.is_empty() => part.copy_from_slice(given),
                 _ => {
-                    return Err(bad(
-                        NAME,
-                        format!("a site id of {} bytes in {table}", given.len()),
-                    ));
+                    return Err(bad(NAME, format!("a site id of {} bytes in {table}", given.len())));
                 }
             }
             sites.insert(q.column_int(0), SiteId(id));
@@ -250,14 +217,8 @@ fn tables(db: Db) -> Result<Vec<OldTable>> {
     let mut tables = Vec::new();
     while q.step()? {
         let name = text(q.column_text(0));
-        let name = name
-            .get(..name.len() - CLOCK.len())
-            .unwrap_or("")
-            .to_owned();
-        tables.push(OldTable {
-            name,
-            numbered: q.column_int(1) != 0,
-        });
+        let name = name.get(..name.len() - CLOCK.len()).unwrap_or("").to_owned();
+        tables.push(OldTable { name, numbered: q.column_int(1) != 0 });
     }
     Ok(tables)
 }
@@ -336,34 +297,13 @@ struct Group {
 }
 
 impl<'a> Conversion<'a> {
-    fn new(
-        core: &'a mut Core,
-        old: &'a OldTable,
-        ordinals: &'a HashMap<i64, u32>,
-    ) -> Result<Conversion<'a>> {
+    fn new(core: &'a mut Core, old: &'a OldTable, ordinals: &'a HashMap<i64, u32>) -> Result<Conversion<'a>> {
         let t = core.adopt(&old.name)?;
-        let rowid = if t.kind == KeyKind::Keyed {
-            "0"
-        } else {
-            t.rowid
-        };
+        let rowid = if t.kind == KeyKind::Keyed { "0" } else { t.rowid };
         let keys = t.key_list("");
-        let find = format!(
-            "SELECT {rowid}, {keys} FROM {} WHERE {}",
-            t.quoted(),
-            t.key_where(1)
-        );
+        let find = format!("SELECT {rowid}, {keys} FROM {} WHERE {}", t.quoted(), t.key_where(1));
         let find = core.db.prepare_transient(&find)?;
-        Ok(Conversion {
-            core,
-            t,
-            old,
-            ordinals,
-            find,
-            records: HashMap::new(),
-            living: 0,
-            uneven: false,
-        })
+        Ok(Conversion { core, t, old, ordinals, find, records: HashMap::new(), living: 0, uneven: false })
     }
 
     fn run(mut self, log: &mut Log) -> Result<()> {
@@ -374,21 +314,14 @@ impl<'a> Conversion<'a> {
             if let Some(done) = group.take_if(|g| g.packed != packed) {
                 self.keep(done)?;
             }
-            let group = group.get_or_insert(Group {
-                packed,
-                sentinel: None,
-                cells: Vec::new(),
-            });
+            let group = group.get_or_insert(Group { packed, sentinel: None, cells: Vec::new() });
             self.take(&q, group)?;
         }
         drop(q);
         if let Some(last) = group {
             self.keep(last)?;
         }
-        let rows = largest(
-            self.core.db,
-            &format!("SELECT count(*) FROM {}", self.t.quoted()),
-        )?;
+        let rows = largest(self.core.db, &format!("SELECT count(*) FROM {}", self.t.quoted()))?;
         if self.uneven || rows != self.living {
             log.uneven.push(Rc::clone(&self.t));
         }
@@ -405,49 +338,27 @@ impl<'a> Conversion<'a> {
         };
         let (col_version, db_version) = (number(1, "col_version")?, number(2, "db_version")?);
         let (site, seq) = (q.column_int(n + 3), number(4, "seq")?);
-        let site = self
-            .ordinals
-            .get(&site)
-            .ok_or_else(|| wrong(format!("no site has the ordinal {site}")))?;
+        let site =
+            self.ordinals.get(&site).ok_or_else(|| wrong(format!("no site has the ordinal {site}")))?;
         let name = text(q.column_text(n));
         if name == crate::parked::SENTINEL {
-            group.sentinel = Some((
-                col_version,
-                Sentinel {
-                    db_version,
-                    site: *site,
-                    seq,
-                },
-            ));
+            group.sentinel = Some((col_version, Sentinel { db_version, site: *site, seq }));
         } else if let Some(col) = self.t.column(&name) {
-            group.cells.push((
-                col.id,
-                Stamp {
-                    col_version,
-                    db_version,
-                    site: *site,
-                },
-                seq,
-            ));
+            group.cells.push((col.id, Stamp { col_version, db_version, site: *site }, seq));
         }
         Ok(())
     }
 
     /// The metadata of one key is complete.
     fn keep(&mut self, mut group: Group) -> Result<()> {
-        let mut meta = RowMeta {
-            cl: 1,
-            ..RowMeta::default()
-        };
+        let mut meta = RowMeta { cl: 1, ..RowMeta::default() };
         if let Some((cl, sentinel)) = group.sentinel {
             meta.cl = check_cl(cl).map_err(|p| damaged(&self.old.name, p))?;
             meta.sentinel = Some(sentinel);
         }
         if meta.is_alive() {
             // The newest comes last and stands on top.
-            group
-                .cells
-                .sort_unstable_by_key(|(col, stamp, seq)| (stamp.db_version, *seq, *col));
+            group.cells.sort_unstable_by_key(|(col, stamp, seq)| (stamp.db_version, *seq, *col));
             for (col, stamp, seq) in group.cells {
                 meta.write(ColSet::single(col), stamp, seq);
             }
@@ -461,13 +372,7 @@ impl<'a> Conversion<'a> {
         };
         let shown = spelling.clone().unwrap_or_else(|| Rc::clone(&at));
         let row = self.row_of(&group.packed, &shown)?;
-        let (alive, mut record) = (
-            meta.is_alive(),
-            Record {
-                row: StoredRow { meta, hash: 0 },
-                spelling,
-            },
-        );
+        let (alive, mut record) = (meta.is_alive(), Record { row: StoredRow { meta, hash: 0 }, spelling });
         // A row that is not there was lost by a program without the extension: its metadata goes too.
         if alive && row.is_none() {
             return Ok(());
@@ -486,8 +391,7 @@ impl<'a> Conversion<'a> {
         // Spellings that were several keys to cr-sqlite can be one to the table: the living row counts.
         match self.records.get(&at) {
             Some((_, other))
-                if (other.row.meta.is_alive(), other.row.meta.cl) > (alive, record.row.meta.cl) => {
-            }
+                if (other.row.meta.is_alive(), other.row.meta.cl) > (alive, record.row.meta.cl) => {}
             _ => drop(self.records.insert(at, (loc, record))),
         }
         Ok(())
@@ -495,16 +399,10 @@ impl<'a> Conversion<'a> {
 
     /// The rowid (0 without) of the row with this key, if it is spelled so.
     fn row_of(&mut self, packed: &[u8], shown: &[u8]) -> Result<Option<i64>> {
-        let values =
-            rejoin_crdt::key::unpack_owned(packed).map_err(|e| damaged(&self.old.name, e))?;
-        let values: Vec<ValueRef<'_>> = values
-            .iter()
-            .map(|v| crate::value::to_sql(v.as_ref()))
-            .collect();
+        let values = rejoin_crdt::key::unpack_owned(packed).map_err(|e| damaged(&self.old.name, e))?;
+        let values: Vec<ValueRef<'_>> = values.iter().map(|v| crate::value::to_sql(v.as_ref())).collect();
         let n = self.t.keys.len();
-        let found = self
-            .find
-            .query_row(&values, |q| Ok((q.column_int(0), pack(q, 1, n))))?;
+        let found = self.find.query_row(&values, |q| Ok((q.column_int(0), pack(q, 1, n))))?;
         let Some((row, stands)) = found else {
             return Ok(None);
         };
@@ -522,31 +420,17 @@ impl<'a> Conversion<'a> {
         for (loc, record) in &all {
             let meta = &record.row.meta;
             let txn = &mut self.core.txn;
-            txn.high = meta
-                .groups
-                .iter()
-                .map(|g| g.stamp.col_version)
-                .fold(txn.high, i64::max);
+            txn.high = meta.groups.iter().map(|g| g.stamp.col_version).fold(txn.high, i64::max);
             let mut versions: Vec<i64> = meta.groups.iter().map(|g| g.stamp.db_version).collect();
             versions.extend(meta.sentinel.map(|s| s.db_version));
             versions.sort_unstable();
             versions.dedup();
             for v in versions {
-                log.lists
-                    .entry(v)
-                    .or_default()
-                    .tables
-                    .entry(id)
-                    .or_default()
-                    .name(loc);
+                log.lists.entry(v).or_default().tables.entry(id).or_default().name(loc);
             }
         }
-        let records = all
-            .into_iter()
-            .map(|(loc, record)| (loc, Some(record)))
-            .collect();
-        log.ranges
-            .insert(id, self.core.apply_to_blocks(id, records)?);
+        let records = all.into_iter().map(|(loc, record)| (loc, Some(record))).collect();
+        log.ranges.insert(id, self.core.apply_to_blocks(id, records)?);
         Ok(())
     }
 }

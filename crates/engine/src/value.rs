@@ -63,10 +63,7 @@ pub fn one_spelling(t: &Table, packed: &[u8]) -> bool {
 /// The identity of a key whose values already have the columns' affinity (they stand in the table).
 pub fn identity_of_stored(t: &Table, packed: &[u8]) -> Result<Identity> {
     if is_plain(t, packed)? {
-        return Ok(Identity {
-            key: packed.into(),
-            spelling: None,
-        });
+        return Ok(Identity { key: packed.into(), spelling: None });
     }
     identity_of_foreign(t, packed)
 }
@@ -79,33 +76,22 @@ pub fn identity_of_foreign(t: &Table, packed: &[u8]) -> Result<Identity> {
     let mut canonical = true;
     for (i, value) in values.enumerate() {
         let Some(column) = t.keys.get(i) else {
-            return Err(bad_key(
-                t,
-                &format!("it has more than {} columns", t.keys.len()),
-            ));
+            return Err(bad_key(t, &format!("it has more than {} columns", t.keys.len())));
         };
         folded.push(key::identity(value, column.affinity, column.fold));
         spelled.push(key::stored(value, column.affinity));
         canonical &= key::is_canonical(spelled[i].as_ref(), column.affinity, column.fold);
     }
     if folded.len() != t.keys.len() {
-        return Err(bad_key(
-            t,
-            &format!("it has {} of {} columns", folded.len(), t.keys.len()),
-        ));
+        return Err(bad_key(t, &format!("it has {} of {} columns", folded.len(), t.keys.len())));
     }
     if folded.iter().any(Value::is_null) {
         return Err(bad_key(t, "a key column is NULL"));
     }
-    let pack = |v: &[Value]| {
-        key::pack(v.iter().map(Value::as_ref)).map_err(|e| bad_key(t, &e.to_string()))
-    };
+    let pack = |v: &[Value]| key::pack(v.iter().map(Value::as_ref)).map_err(|e| bad_key(t, &e.to_string()));
     let identity = pack(&folded)?;
     let spelling = if canonical { None } else { Some(pack(&spelled)?.into()) };
-    Ok(Identity {
-        key: identity.into(),
-        spelling,
-    })
+    Ok(Identity { key: identity.into(), spelling })
 }
 
 /// Whether a key that a peer sent is its own identity, byte for byte: `identity_of_foreign` would give it back.
@@ -121,7 +107,9 @@ pub fn is_own_identity(t: &Table, packed: &[u8], scratch: &mut Vec<u8>) -> Resul
         let kept = match value {
             ValueRef::Blob(_) => true,
             ValueRef::Text(_) => matches!(column.affinity, Affinity::Text | Affinity::Blob),
-            ValueRef::Int(_) => matches!(column.affinity, Affinity::Integer | Affinity::Numeric | Affinity::Blob),
+            ValueRef::Int(_) => {
+                matches!(column.affinity, Affinity::Integer | Affinity::Numeric | Affinity::Blob)
+            }
             ValueRef::Real(_) | ValueRef::Null => false,
         };
         if !kept {
@@ -151,9 +139,7 @@ pub fn shown_key(t: &Table, identity: &[u8], spelling: Option<&[u8]>) -> Vec<u8>
 }
 
 pub fn bad_key(t: &Table, why: &str) -> Error {
-    Error::BadChange {
-        why: format!("pk does not fit table \"{}\": {why}", t.name),
-    }
+    Error::BadChange { why: format!("pk does not fit table \"{}\": {why}", t.name) }
 }
 
 /// The rowid that a packed key of one integer names.

@@ -147,13 +147,7 @@ impl Findings {
     }
 
     fn problem(&mut self, what: impl Into<String>, advice: &str, repairable: bool) {
-        self.add(Problem {
-            table: None,
-            key: None,
-            what: what.into(),
-            advice: advice.into(),
-            repairable,
-        });
+        self.add(Problem { table: None, key: None, what: what.into(), advice: advice.into(), repairable });
     }
 }
 
@@ -225,10 +219,7 @@ fn sites(db: Db, found: &mut Findings) -> Result<()> {
     )?;
     while q.step()? {
         let (site, origin) = (q.column_int(0), crate::catalog::text(q.column_text(1)));
-        found.file(
-            format!("{origin} names site number {site}, which has no id"),
-            UNKNOWN_SITE,
-        );
+        found.file(format!("{origin} names site number {site}, which has no id"), UNKNOWN_SITE);
         found.sites.extend(u32::try_from(site).ok());
     }
     Ok(())
@@ -277,24 +268,11 @@ fn triggers(db: Db) -> Result<Triggers> {
     Ok(all)
 }
 
-fn check_triggers(
-    core: &Core,
-    t: &crate::catalog::Table,
-    triggers: &Triggers,
-    found: &mut Findings,
-) {
+fn check_triggers(core: &Core, t: &crate::catalog::Table, triggers: &Triggers, found: &mut Findings) {
     let on = t.name.to_ascii_lowercase();
-    let call = format!(
-        "{}({}, {},",
-        crate::capture::FUNCTION,
-        t.id,
-        core.cfg.file_id
-    );
-    let stands = |name: &str| {
-        triggers
-            .get(name)
-            .is_some_and(|(table, sql)| *table == on && sql.contains(&call))
-    };
+    let call = format!("{}({}, {},", crate::capture::FUNCTION, t.id, core.cfg.file_id);
+    let stands =
+        |name: &str| triggers.get(name).is_some_and(|(table, sql)| *table == on && sql.contains(&call));
     let names = crate::capture::triggers(t, core.cfg.file_id);
     let wrong: Vec<&str> = names
         .iter()
@@ -304,11 +282,8 @@ fn check_triggers(
     if wrong.is_empty() {
         return;
     }
-    let state = if core.cfg.owned {
-        "stand although the file is owned"
-    } else {
-        "are missing or not its own"
-    };
+    let state =
+        if core.cfg.owned { "stand although the file is owned" } else { "are missing or not its own" };
     found.triggers.insert(t.id);
     if !core.cfg.owned {
         // Whatever was written meanwhile was not captured.

@@ -26,10 +26,7 @@ impl VTab<Engine> for CaptureTable {
     const RISK: Risk = Risk::Innocuous;
 
     fn connect(_db: Db, engine: &Rc<Engine>) -> SqlResult<(String, Self)> {
-        Ok((
-            "CREATE TABLE x(unused)".into(),
-            CaptureTable(Rc::clone(engine)),
-        ))
+        Ok(("CREATE TABLE x(unused)".into(), CaptureTable(Rc::clone(engine))))
     }
 
     fn best_index(&self, _info: &mut IndexInfo<'_>) -> SqlResult<()> {

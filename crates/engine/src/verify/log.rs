@@ -70,10 +70,7 @@ pub(super) fn check(db: Db, found: &mut Findings) -> Result<Index> {
         let max = VERSION_MAX as u64;
         if row.lsn < 1 || row.db_version < 0 || h.version > max || first > h.version {
             let lsn = row.lsn;
-            found.hopeless(
-                format!("log row {lsn} has a version out of range"),
-                FRESH,
-            );
+            found.hopeless(format!("log row {lsn} has a version out of range"), FRESH);
             continue;
         }
         rows.push(Entry {
@@ -104,9 +101,7 @@ fn check_chains(index: &Index, found: &mut Findings) {
             _ if row.empty => None,
             Some(_) if same.is_some() => None,
             // 0: it was not known when the version came as part of an empty range.
-            Some(l) if l.header.version + 1 == h.version => {
-                Some(l.header.chain).filter(|c| *c != 0)
-            }
+            Some(l) if l.header.version + 1 == h.version => Some(l.header.chain).filter(|c| *c != 0),
             None if h.version == 1 => Some(0),
             _ => None,
         };
@@ -137,10 +132,7 @@ pub(super) fn check_vector(core: &mut Core, index: &Index, found: &mut Findings)
             format!("versions {} to {} of site {site}", r.start(), r.end())
         })
     };
-    let (unknown, unlogged) = (
-        logged.missing_from(&core.vector),
-        core.vector.missing_from(&logged),
-    );
+    let (unknown, unlogged) = (logged.missing_from(&core.vector), core.vector.missing_from(&logged));
     if !unknown.is_empty() {
         found.vector = true;
         found.file(
@@ -178,31 +170,16 @@ pub(super) enum Verdict {
 
 impl Listed {
     pub(super) fn new(index: Index) -> Listed {
-        Listed {
-            index,
-            read: None,
-            kept: HashMap::new(),
-            size: 0,
-        }
+        Listed { index, read: None, kept: HashMap::new(), size: 0 }
     }
 
-    pub(super) fn verdict(
-        &mut self,
-        db: Db,
-        tbl: u32,
-        loc: &Loc,
-        version: i64,
-    ) -> Result<Verdict> {
+    pub(super) fn verdict(&mut self, db: Db, tbl: u32, loc: &Loc, version: i64) -> Result<Verdict> {
         if !self.kept.contains_key(&version) {
             let rows = &self.index.rows;
             // Falling versions are reported already; then this may look in vain.
             let from = rows.partition_point(|r| r.db_version < version);
-            let lsns: Vec<i64> = rows
-                .iter()
-                .skip(from)
-                .take_while(|r| r.db_version == version)
-                .map(|r| r.lsn)
-                .collect();
+            let lsns: Vec<i64> =
+                rows.iter().skip(from).take_while(|r| r.db_version == version).map(|r| r.lsn).collect();
             if lsns.is_empty() {
                 return Ok(Verdict::NoVersion);
             }
@@ -217,11 +194,7 @@ impl Listed {
         }
         let lists = self.kept.get(&version).map(Rc::clone).unwrap_or_default();
         let listed = lists.iter().any(|(t, l)| *t == tbl && names(l, loc));
-        Ok(if listed {
-            Verdict::Listed
-        } else {
-            Verdict::Unlisted
-        })
+        Ok(if listed { Verdict::Listed } else { Verdict::Unlisted })
     }
 
     fn decode(&mut self, db: Db, lsns: &[i64]) -> Result<Vec<(u32, TableList)>> {

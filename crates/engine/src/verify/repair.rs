@@ -43,8 +43,7 @@ fn readable(db: Db) -> Result<bool> {
     super::sites(db, &mut found)?;
     name_sites(db, &found.sites)?;
     super::log::check(db, &mut found)?;
-    let mut empty =
-        db.prepare_transient("UPDATE main.crsql_log SET changes = x'' WHERE id = ?1")?;
+    let mut empty = db.prepare_transient("UPDATE main.crsql_log SET changes = x'' WHERE id = ?1")?;
     for lsn in &found.log {
         empty.run(&[ValueRef::Integer(*lsn)])?;
     }
@@ -52,9 +51,8 @@ fn readable(db: Db) -> Result<bool> {
 }
 
 fn name_sites(db: Db, sites: &BTreeSet<u32>) -> Result<()> {
-    let mut put = db.prepare_transient(
-        "INSERT OR IGNORE INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)",
-    )?;
+    let mut put =
+        db.prepare_transient("INSERT OR IGNORE INTO main.crsql_sites(ordinal, site_id) VALUES (?1, ?2)")?;
     for site in sites {
         let id = crate::schema::random_id()?;
         put.run(&[ValueRef::Integer(i64::from(*site)), ValueRef::Blob(&id)])?;
@@ -156,9 +154,7 @@ impl Core {
     fn relist_all(&mut self, t: &Rc<Table>) -> Result<()> {
         self.fold()?;
         let mut logged: HashSet<i64> = HashSet::new();
-        let mut q = self
-            .db
-            .prepare_transient("SELECT DISTINCT db_version FROM main.crsql_log")?;
+        let mut q = self.db.prepare_transient("SELECT DISTINCT db_version FROM main.crsql_log")?;
         while q.step()? {
             logged.insert(q.column_int(0));
         }

@@ -15,16 +15,10 @@ use rejoin_sqlite::{Stmt, ValueRef};
 use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 
-const RESYNC: &str =
-    "`repair` compares the table with its metadata and takes the row over as it is now";
+const RESYNC: &str = "`repair` compares the table with its metadata and takes the row over as it is now";
 const REWRITE: &str = "`repair` lists the table's rows anew";
 
-pub(super) fn check(
-    core: &mut Core,
-    t: &Rc<Table>,
-    listed: &mut Listed,
-    found: &mut Findings,
-) -> Result<()> {
+pub(super) fn check(core: &mut Core, t: &Rc<Table>, listed: &mut Listed, found: &mut Findings) -> Result<()> {
     found.report.tables += 1;
     let mut check = Check::new(core, t, listed, found)?;
     if t.kind.has_rows() {
@@ -61,14 +55,7 @@ impl<'a> Check<'a> {
         };
         let defaults = t.cols.iter().enumerate().map(known).collect();
         let required = t.cols.iter().any(|c| c.required);
-        Ok(Check {
-            core,
-            t,
-            listed,
-            found,
-            defaults,
-            required,
-        })
+        Ok(Check { core, t, listed, found, defaults, required })
     }
 
     fn problem(&mut self, key: Option<Vec<u8>>, what: impl Into<String>, advice: &str) {
@@ -131,8 +118,7 @@ impl<'a> Check<'a> {
             return Ok(());
         }
         if self.t.kind == KeyKind::Hashed {
-            let hashed = identity_of_stored(self.t, &packed)
-                .map(|i| hash(self.core.cfg.hash_key, &i.key));
+            let hashed = identity_of_stored(self.t, &packed).map(|i| hash(self.core.cfg.hash_key, &i.key));
             match hashed {
                 Ok(h) if h == stored.hash => {}
                 Ok(_) => {
@@ -205,10 +191,7 @@ impl<'a> Check<'a> {
             let value = from_sql(row.column((from + n) as i32));
             let default = self.defaults.get(n).and_then(Option::as_ref);
             if default.is_some_and(|d| !d.as_ref().same(value)) {
-                let what = format!(
-                    "column \"{}\" has a value that no change wrote",
-                    col.name
-                );
+                let what = format!("column \"{}\" has a value that no change wrote", col.name);
                 self.resync(Some(packed.to_vec()), what);
                 return Ok(());
             }
@@ -230,10 +213,7 @@ impl<'a> Check<'a> {
             self.problem(key(), what, RESYNC);
         }
         let sentinel = meta.sentinel.map(|s| (s.db_version, s.site, 0));
-        let groups = meta
-            .groups
-            .iter()
-            .map(|g| (g.stamp.db_version, g.stamp.site, g.stamp.col_version));
+        let groups = meta.groups.iter().map(|g| (g.stamp.db_version, g.stamp.site, g.stamp.col_version));
         let mut last = None;
         for (version, site, col_version) in sentinel.into_iter().chain(groups) {
             if self.core.sites.id(site).is_none() {
@@ -253,7 +233,9 @@ impl<'a> Check<'a> {
             let verdict = self.listed.verdict(self.core.db, self.t.id, loc, version)?;
             if verdict != Verdict::Listed {
                 let (what, advice) = match verdict {
-                    Verdict::NoVersion => ("the log does not have", "`repair` lists it under a new db_version"),
+                    Verdict::NoVersion => {
+                        ("the log does not have", "`repair` lists it under a new db_version")
+                    }
                     _ => ("the log has, but without this row", REWRITE),
                 };
                 self.found.rewrite.insert(self.t.id);
@@ -312,10 +294,7 @@ impl<'a> Check<'a> {
         }
         for (k, record) in overlay {
             let Some(record) = record else { continue };
-            let e = KeyEntry {
-                key: k.to_vec(),
-                ..KeyEntry::default()
-            };
+            let e = KeyEntry { key: k.to_vec(), ..KeyEntry::default() };
             living += u64::from(self.key(&e, &record, &mut find)?);
         }
         if self.t.kind == KeyKind::Keyed && !damaged {
@@ -370,10 +349,7 @@ impl<'a> Check<'a> {
 
     /// WITHOUT ROWID: all living records have rows; have all rows records?
     fn rows_without(&mut self, living: u64) -> Result<()> {
-        let mut q = self
-            .core
-            .db
-            .prepare_transient(&format!("SELECT count(*) FROM {}", self.t.quoted()))?;
+        let mut q = self.core.db.prepare_transient(&format!("SELECT count(*) FROM {}", self.t.quoted()))?;
         q.step()?;
         if q.column_int(0) as u64 == living {
             return Ok(());
@@ -478,17 +454,9 @@ impl Live {
             KeyKind::Keyed => t.key_list(""),
             _ => rowid.to_owned(),
         };
-        let sql = format!(
-            "SELECT {rowid}, {}{} FROM {} ORDER BY {order}",
-            t.key_list(""),
-            columns(t),
-            t.quoted()
-        );
-        let mut live = Live {
-            stmt: core.db.prepare_transient(&sql)?,
-            at: None,
-            keys: t.keys.len(),
-        };
+        let sql =
+            format!("SELECT {rowid}, {}{} FROM {} ORDER BY {order}", t.key_list(""), columns(t), t.quoted());
+        let mut live = Live { stmt: core.db.prepare_transient(&sql)?, at: None, keys: t.keys.len() };
         live.step()?;
         Ok(live)
     }
@@ -519,18 +487,12 @@ struct Point {
 impl Point {
     fn new(core: &Core, t: &Table) -> Result<Point> {
         let sql = format!("SELECT 1{} FROM {} WHERE {}", columns(t), t.quoted(), t.key_where(1));
-        Ok(Point {
-            stmt: core.db.prepare_transient(&sql)?,
-            keys: t.keys.len(),
-        })
+        Ok(Point { stmt: core.db.prepare_transient(&sql)?, keys: t.keys.len() })
     }
 
     fn seek(&mut self, packed: &[u8]) -> Result<bool> {
         let unfit = || Error::damaged(format!("a record has the key {}", super::key_text(packed)));
-        let values: Vec<ValueRef<'_>> = key::unpack(packed)
-            .map_err(|_| unfit())?
-            .map(to_sql)
-            .collect();
+        let values: Vec<ValueRef<'_>> = key::unpack(packed).map_err(|_| unfit())?.map(to_sql).collect();
         if values.len() != self.keys {
             return Err(unfit());
         }

@@ -16,8 +16,7 @@ const CHANGES: &str = "SELECT json_array(\"table\", hex(pk), cid, quote(val), co
 const TABLES: [&str; 6] = ["item", "tag", "stock in \"shops\"", "mark", "todo", "after"];
 
 fn fixture(format: i64) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join(format!("../../tests/fixtures/format-{format}/shop.db"))
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(format!("../../tests/fixtures/format-{format}/shop.db"))
 }
 
 /// A copy of the fixture of a format.
@@ -32,36 +31,19 @@ fn copy(format: i64) -> (TempDir, PathBuf) {
 fn expected(format: i64) -> (Vec<String>, String) {
     let json = std::fs::read_to_string(fixture(format).with_extension("db.expected.json")).unwrap();
     let conn = Connection::open_in_memory().unwrap();
-    let mut q = conn
-        .prepare("SELECT value FROM json_each(?1, '$.changes')")
-        .unwrap();
-    let changes = q
-        .query_map([&json], |row| row.get(0))
-        .unwrap()
-        .map(|c| c.unwrap())
-        .collect();
-    let head =
-        "SELECT (?1 ->> 'site_id') || ' ' || (?1 ->> 'db_version') || ' ' || (?1 -> 'vector')";
-    (
-        changes,
-        conn.query_row(head, [&json], |row| row.get(0)).unwrap(),
-    )
+    let mut q = conn.prepare("SELECT value FROM json_each(?1, '$.changes')").unwrap();
+    let changes = q.query_map([&json], |row| row.get(0)).unwrap().map(|c| c.unwrap()).collect();
+    let head = "SELECT (?1 ->> 'site_id') || ' ' || (?1 ->> 'db_version') || ' ' || (?1 -> 'vector')";
+    (changes, conn.query_row(head, [&json], |row| row.get(0)).unwrap())
 }
 
 fn texts(r: &Replica, sql: &str) -> Vec<String> {
     let mut q = r.connection().prepare(sql).unwrap();
-    q.query_map([], |row| row.get(0))
-        .unwrap()
-        .map(|t| t.unwrap())
-        .collect()
+    q.query_map([], |row| row.get(0)).unwrap().map(|t| t.unwrap()).collect()
 }
 
 fn head(r: &Replica) -> String {
-    texts(
-        r,
-        "SELECT hex(crsql_site_id()) || ' ' || crsql_db_version() || ' ' || crsql_vector()",
-    )
-    .remove(0)
+    texts(r, "SELECT hex(crsql_site_id()) || ' ' || crsql_db_version() || ' ' || crsql_vector()").remove(0)
 }
 
 #[track_caller]
@@ -84,11 +66,7 @@ fn an_old_file_says_what_it_said() {
         assert_eq!(head(&r), said);
         assert_sound(&r);
         drop(r);
-        assert_eq!(
-            std::fs::read(&path).unwrap(),
-            bytes,
-            "reading changed the file"
-        );
+        assert_eq!(std::fs::read(&path).unwrap(), bytes, "reading changed the file");
         let r = Replica::open(&path).unwrap();
         assert_eq!(texts(&r, CHANGES), changes, "format {format}");
         assert_eq!(head(&r), said);
@@ -113,37 +91,13 @@ fn an_old_file_holds_what_the_format_can() {
         ] {
             assert!(reasons.contains(&reason), "nothing waits for: {reason}");
         }
-        assert!(
-            status
-                .tables
-                .iter()
-                .any(|t| t.tombstones > 1 && t.rows > 100)
-        );
-        assert_eq!(
-            (status.clock, status.mode, status.merge_equal_values),
-            ("hlc", "shared", true)
-        );
+        assert!(status.tables.iter().any(|t| t.tombstones > 1 && t.rows > 100));
+        assert_eq!((status.clock, status.mode, status.merge_equal_values), ("hlc", "shared", true));
         assert_eq!(int(&r, "SELECT crsql_config_get('drift-ms')"), 90_000);
-        assert_eq!(
-            status.vector.iter().count(),
-            3,
-            "two ids of its own and the peer's"
-        );
-        assert_eq!(
-            int(&r, "SELECT count(DISTINCT site_id) FROM crsql_changes"),
-            5
-        );
-        assert_eq!(
-            int(
-                &r,
-                "SELECT count(*) FROM crsql_changes WHERE \"table\" IN ('gone', 'before')"
-            ),
-            0
-        );
-        let list = texts(
-            &r,
-            "SELECT what FROM todo WHERE list = 'home' ORDER BY place",
-        );
+        assert_eq!(status.vector.iter().count(), 3, "two ids of its own and the peer's");
+        assert_eq!(int(&r, "SELECT count(DISTINCT site_id) FROM crsql_changes"), 5);
+        assert_eq!(int(&r, "SELECT count(*) FROM crsql_changes WHERE \"table\" IN ('gone', 'before')"), 0);
+        let list = texts(&r, "SELECT what FROM todo WHERE list = 'home' ORDER BY place");
         assert_eq!(list, ["shop", "cook", "lay the table", "eat"]);
     }
 }
@@ -154,10 +108,7 @@ fn an_old_file_goes_on() {
         let (dir, path) = copy(format);
         let r = Replica::open(&path).unwrap();
         let (old, version) = (texts(&r, CHANGES), r.db_version().unwrap());
-        run(
-            &r,
-            "UPDATE item SET amount = amount + 1 WHERE id IN (5, 600); DELETE FROM item WHERE id = 60",
-        );
+        run(&r, "UPDATE item SET amount = amount + 1 WHERE id IN (5, 600); DELETE FROM item WHERE id = 60");
         run(
             &r,
             "UPDATE tag SET note = 'new' WHERE name = 'tag 1'; INSERT INTO tag VALUES ('TAG 8', 'third', 1)",
@@ -166,56 +117,35 @@ fn an_old_file_goes_on() {
             &r,
             "UPDATE \"stock in \"\"shops\"\"\" SET \"any value\" = 1, nr = nr + 1000 WHERE shop = 'south'",
         );
-        run(
-            &r,
-            "INSERT INTO todo_fractindex(id, list, what, after_id) VALUES (5, 'home', 'wash up', 2)",
-        );
-        run(
-            &r,
-            "INSERT INTO mark VALUES (3.5); INSERT INTO after VALUES (3, 'c')",
-        );
+        run(&r, "INSERT INTO todo_fractindex(id, list, what, after_id) VALUES (5, 'home', 'wash up', 2)");
+        run(&r, "INSERT INTO mark VALUES (3.5); INSERT INTO after VALUES (3, 'c')");
         assert_sound(&r);
         let fresh = format!("{CHANGES} WHERE db_version > {version}");
         let fresh = texts(&r, &fresh);
         assert_eq!(fresh.len(), 18, "{fresh:#?}");
         let kept = texts(&r, &format!("{CHANGES} WHERE db_version <= {version}"));
-        assert!(
-            kept.iter().all(|c| old.contains(c)),
-            "a write changed what it did not touch"
-        );
+        assert!(kept.iter().all(|c| old.contains(c)), "a write changed what it did not touch");
         // What waits finds its place.
         run(
             &r,
             "CREATE TABLE nowhere (a TEXT, b INTEGER, v, PRIMARY KEY (a, b)); SELECT crsql_as_crr('nowhere')",
         );
-        run(
-            &r,
-            "ALTER TABLE item ADD COLUMN colour; UPDATE item SET name = name || '!' WHERE id = 11",
-        );
+        run(&r, "ALTER TABLE item ADD COLUMN colour; UPDATE item SET name = name || '!' WHERE id = 11");
         assert_eq!(texts(&r, "SELECT v FROM nowhere"), ["no table"]);
-        assert_eq!(
-            texts(&r, "SELECT colour FROM item WHERE id = 10"),
-            ["no column"]
-        );
+        assert_eq!(texts(&r, "SELECT colour FROM item WHERE id = 10"), ["no column"]);
         assert_sound(&r);
         // A new replica of the schema as it is now takes all of it and becomes equal.
         let peer = Replica::open(dir.path().join("peer.db")).unwrap();
         run(&peer, "SELECT crsql_config_set('merge-equal-values', 1)");
         for table in TABLES {
-            let make = format!(
-                "SELECT sql FROM sqlite_schema WHERE name = '{}'",
-                table.replace('\'', "''")
-            );
+            let make = format!("SELECT sql FROM sqlite_schema WHERE name = '{}'", table.replace('\'', "''"));
             run(&peer, &texts(&r, &make).remove(0));
             peer.replicate(table).unwrap();
         }
         pull(&r, &peer).unwrap();
         for table in TABLES {
             let all = |r: &Replica| {
-                let mut all = rows(
-                    r,
-                    &format!("SELECT * FROM \"{}\"", table.replace('"', "\"\"")),
-                );
+                let mut all = rows(r, &format!("SELECT * FROM \"{}\"", table.replace('"', "\"\"")));
                 all.sort();
                 all
             };

@@ -1,9 +1,9 @@
 //! The engine through its Rust API and SQL surface, on real files.
 
-mod properties;
-mod replica;
 mod conformance;
 mod fixture;
+mod properties;
+mod replica;
 mod sql;
 mod surface;
 mod upgrade;

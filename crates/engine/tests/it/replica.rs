@@ -17,7 +17,10 @@ fn two_files_become_equal() {
     run(&b, "UPDATE items SET price = 2 WHERE id = 1; UPDATE items SET name = 'mug' WHERE id = 3");
     a.merge_with(&b).unwrap();
     assert_equal(&a, &b, "items");
-    assert_eq!(rows(&a, "SELECT id, price, stock FROM items ORDER BY id"), rows(&b, "SELECT id, price, stock FROM items"));
+    assert_eq!(
+        rows(&a, "SELECT id, price, stock FROM items ORDER BY id"),
+        rows(&b, "SELECT id, price, stock FROM items")
+    );
     assert_eq!(int(&a, "SELECT count(*) FROM items"), 2);
     let nothing = a.merge_with(&b).unwrap();
     assert_eq!((nothing.0.transactions, nothing.1.transactions), (0, 0));
@@ -67,7 +70,10 @@ fn observers_hear_of_each_commit() {
     assert_eq!(told(&seen), ["1 local items 2 [id name price stock]"]);
     run(&a, "UPDATE items SET name = 'z', stock = 3 WHERE id = 2");
     assert_eq!(told(&seen), ["2 local items 1 [name stock]"]);
-    run(&a, "BEGIN; UPDATE items SET name = 'q'; ROLLBACK; UPDATE items SET name = 'z' WHERE id = 2; CREATE TABLE other(x)");
+    run(
+        &a,
+        "BEGIN; UPDATE items SET name = 'q'; ROLLBACK; UPDATE items SET name = 'z' WHERE id = 2; CREATE TABLE other(x)",
+    );
     assert_eq!(told(&seen), [""; 0]);
     run(
         &a,

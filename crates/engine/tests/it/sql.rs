@@ -41,9 +41,8 @@ fn try_rows(conn: &Connection, sql: &str) -> rusqlite::Result<Vec<String>> {
     let mut found = stmt.query([])?;
     let mut all = Vec::new();
     while let Some(row) = found.next()? {
-        let shown: Vec<String> = (0..columns)
-            .map(|i| row.get_ref(i).map(show))
-            .collect::<rusqlite::Result<_>>()?;
+        let shown: Vec<String> =
+            (0..columns).map(|i| row.get_ref(i).map(show)).collect::<rusqlite::Result<_>>()?;
         all.push(shown.join("|"));
     }
     Ok(all)

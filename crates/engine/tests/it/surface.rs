@@ -17,41 +17,24 @@ fn unpacking_joins_with_changes() {
     ] {
         assert_eq!(rows(&conn, sql), ["v|1", "v|p", "w|2", "w|q"], "{sql}");
     }
-    let list = "SELECT group_concat(cell) FROM crsql_unpack_columns WHERE package IN (x'010907', x'020907090A')";
+    let list =
+        "SELECT group_concat(cell) FROM crsql_unpack_columns WHERE package IN (x'010907', x'020907090A')";
     assert_eq!(row(&conn, list), "7,7,10");
-    assert_eq!(
-        rows(&conn, "SELECT cell FROM crsql_unpack_columns(NULL)"),
-        Vec::<String>::new()
-    );
+    assert_eq!(rows(&conn, "SELECT cell FROM crsql_unpack_columns(NULL)"), Vec::<String>::new());
 }
 
 #[test]
 fn what_is_no_package() {
     let conn = memory();
     for (sql, why) in [
-        (
-            "SELECT cell FROM crsql_unpack_columns",
-            "needs a packed key",
-        ),
+        ("SELECT cell FROM crsql_unpack_columns", "needs a packed key"),
         ("SELECT cell FROM crsql_unpack_columns(x'')", "empty"),
-        (
-            "SELECT cell FROM crsql_unpack_columns(x'02010B')",
-            "ends inside column 1",
-        ),
+        ("SELECT cell FROM crsql_unpack_columns(x'02010B')", "ends inside column 1"),
         ("SELECT cell FROM crsql_unpack_columns(x'0151')", "10 bytes"),
-        (
-            "SELECT cell FROM crsql_unpack_columns(x'01FF')",
-            "type byte",
-        ),
-        (
-            "SELECT cell FROM crsql_unpack_columns(x'0144FFFFFFFFFFFFFFFF')",
-            "ends inside",
-        ),
+        ("SELECT cell FROM crsql_unpack_columns(x'01FF')", "type byte"),
+        ("SELECT cell FROM crsql_unpack_columns(x'0144FFFFFFFFFFFFFFFF')", "ends inside"),
         ("SELECT cell FROM crsql_unpack_columns(5)", "must be a blob"),
-        (
-            "SELECT cell FROM crsql_unpack_columns('text')",
-            "must be a blob",
-        ),
+        ("SELECT cell FROM crsql_unpack_columns('text')", "must be a blob"),
         ("DELETE FROM crsql_unpack_columns", "may not be modified"),
     ] {
         let e = error(&conn, sql);
@@ -71,10 +54,7 @@ fn lists_of_any_name_and_key() {
          UPDATE \"my \"\"list_fractindex\" SET \"k 1\" = 'e', \"after_k 1\" = 'b', after_k2 = x'01' WHERE \"k 1\" = 'c'",
     )
     .unwrap();
-    let order = rows(
-        &conn,
-        "SELECT \"k 1\", twice FROM \"my \"\"list\" ORDER BY \"the \"\"pos\"",
-    );
+    let order = rows(&conn, "SELECT \"k 1\", twice FROM \"my \"\"list\" ORDER BY \"the \"\"pos\"");
     assert_eq!(order, ["a|aa", "d|dd", "b|bb", "e|ee"]);
 }
 
@@ -88,10 +68,7 @@ fn lists_of_null_keys_and_twins_without_list() {
     )
     .unwrap();
     // 2 moved up for 4; then 3 moved up for 1.
-    assert_eq!(
-        rows(&conn, "SELECT id FROM t ORDER BY pos"),
-        ["2", "4", "3", "1"]
-    );
+    assert_eq!(rows(&conn, "SELECT id FROM t ORDER BY pos"), ["2", "4", "3", "1"]);
     assert_eq!(row(&conn, "SELECT count(DISTINCT pos) FROM t"), "4");
 }
 
@@ -137,10 +114,7 @@ fn no_list() {
         "'t', 'pos', -1, 'id', 9",
         "1, 2, -1, 3, 4",
     ] {
-        error(
-            &conn,
-            &format!("SELECT crsql_fract_fix_conflict_return_old_key({args})"),
-        );
+        error(&conn, &format!("SELECT crsql_fract_fix_conflict_return_old_key({args})"));
     }
 }
 
@@ -156,12 +130,8 @@ fn definitions_of_added_columns_stay_whole() {
     // On one line: cr-sqlite would have skipped it because of the call.
     let schema = "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, x, -- y is gone, \
          \n [new one] TEXT COLLATE NOCASE DEFAULT 'a,b' CHECK ([new one] <> ''), g AS (x || 1)); SELECT crsql_as_crr('t')";
-    conn.query_row("SELECT crsql_automigrate(?1)", [schema], |_| Ok(()))
-        .unwrap();
-    assert_eq!(
-        rows(&conn, "SELECT *, [new one] = 'A,B' FROM t"),
-        ["1|x|a,b|x1|1"]
-    );
+    conn.query_row("SELECT crsql_automigrate(?1)", [schema], |_| Ok(())).unwrap();
+    assert_eq!(rows(&conn, "SELECT *, [new one] = 'A,B' FROM t"), ["1|x|a,b|x1|1"]);
     assert!(error(&conn, "UPDATE t SET [new one] = ''").contains("CHECK"));
     let left = rows(
         &conn,
@@ -180,18 +150,10 @@ fn lists_survive_dropped_columns() {
     let schema = "CREATE TABLE IF NOT EXISTS list (id INTEGER PRIMARY KEY NOT NULL, b DEFAULT 7, pos);\n\
          SELECT crsql_as_crr('list'); SELECT crsql_fract_as_ordered('list', 'pos', 'b');";
     for _ in 0..2 {
-        conn.query_row("SELECT crsql_automigrate(?1, NULL)", [schema], |_| Ok(()))
-            .unwrap();
+        conn.query_row("SELECT crsql_automigrate(?1, NULL)", [schema], |_| Ok(())).unwrap();
     }
-    conn.execute(
-        "INSERT INTO list_fractindex (id, b, after_id) VALUES (2, 7, 1)",
-        [],
-    )
-    .unwrap();
-    assert_eq!(
-        rows(&conn, "SELECT id, b, pos FROM list ORDER BY pos"),
-        ["1|7|a ", "2|7|a!"]
-    );
+    conn.execute("INSERT INTO list_fractindex (id, b, after_id) VALUES (2, 7, 1)", []).unwrap();
+    assert_eq!(rows(&conn, "SELECT id, b, pos FROM list ORDER BY pos"), ["1|7|a ", "2|7|a!"]);
 }
 
 /// Whatever stops a migration, nothing of it is left.
@@ -202,11 +164,7 @@ fn migrations_are_whole() {
     conn.execute_batch(BEFORE).unwrap();
     let state = || {
         let schema = rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1");
-        (
-            schema,
-            rows(&conn, "SELECT * FROM crsql_changes"),
-            row(&conn, "SELECT crsql_db_version()"),
-        )
+        (schema, rows(&conn, "SELECT * FROM crsql_changes"), row(&conn, "SELECT crsql_db_version()"))
     };
     let before = state();
     for (schema, why) in [
@@ -215,22 +173,10 @@ fn migrations_are_whole() {
             "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, x); SELECT fail_here()",
             "fail_here",
         ),
-        (
-            "CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY NOT NULL, id, y)",
-            "primary key (id)",
-        ),
-        (
-            "CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, z)",
-            "already exists",
-        ),
-        (
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z NOT NULL)",
-            "NOT NULL",
-        ),
-        (
-            "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z UNIQUE)",
-            "UNIQUE",
-        ),
+        ("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY NOT NULL, id, y)", "primary key (id)"),
+        ("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, z)", "already exists"),
+        ("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z NOT NULL)", "NOT NULL"),
+        ("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z UNIQUE)", "UNIQUE"),
         (
             "CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL); CREATE TABLE n (x); SELECT crsql_as_crr('n')",
             "\"n\"",
@@ -238,13 +184,10 @@ fn migrations_are_whole() {
     ] {
         for outer in [false, true] {
             if outer {
-                conn.execute_batch("BEGIN; INSERT INTO old VALUES (1)")
-                    .unwrap();
+                conn.execute_batch("BEGIN; INSERT INTO old VALUES (1)").unwrap();
             }
-            let e = conn
-                .query_row("SELECT crsql_automigrate(?1)", [schema], |_| Ok(()))
-                .unwrap_err()
-                .to_string();
+            let e =
+                conn.query_row("SELECT crsql_automigrate(?1)", [schema], |_| Ok(())).unwrap_err().to_string();
             assert!(e.contains(why), "{schema}: {e}");
             assert_eq!(conn.is_autocommit(), !outer, "{schema}");
             if outer {
@@ -264,40 +207,23 @@ fn migrations_are_whole() {
 #[test]
 fn a_file_without_metadata_migrates_without_any() {
     let conn = memory();
-    let schema =
-        "CREATE TABLE IF NOT EXISTS t (a, b); CREATE INDEX IF NOT EXISTS i ON t(a) WHERE b > 1";
-    let migrate = |s: &str| {
-        conn.query_row("SELECT crsql_automigrate(?1)", [s], |_| Ok(()))
-            .unwrap()
-    };
+    let schema = "CREATE TABLE IF NOT EXISTS t (a, b); CREATE INDEX IF NOT EXISTS i ON t(a) WHERE b > 1";
+    let migrate = |s: &str| conn.query_row("SELECT crsql_automigrate(?1)", [s], |_| Ok(())).unwrap();
     migrate(schema);
     migrate(&schema.replace("b > 1", "b > 2"));
     let all = rows(&conn, "SELECT sql FROM sqlite_schema");
-    assert_eq!(
-        all,
-        [
-            "CREATE TABLE t (a, b)",
-            "CREATE INDEX i ON t(a) WHERE b > 2"
-        ]
-    );
+    assert_eq!(all, ["CREATE TABLE t (a, b)", "CREATE INDEX i ON t(a) WHERE b > 2"]);
 }
 
 #[test]
 fn full_text_tables_and_their_shadows() {
     let conn = memory();
     let schema = "CREATE VIRTUAL TABLE IF NOT EXISTS f USING fts5(body)";
-    let migrate = |s: &str| {
-        conn.query_row("SELECT crsql_automigrate(?1)", [s], |_| Ok(()))
-            .unwrap()
-    };
+    let migrate = |s: &str| conn.query_row("SELECT crsql_automigrate(?1)", [s], |_| Ok(())).unwrap();
     migrate(schema);
-    conn.execute("INSERT INTO f VALUES ('hello world')", [])
-        .unwrap();
+    conn.execute("INSERT INTO f VALUES ('hello world')", []).unwrap();
     migrate(schema);
-    assert_eq!(
-        row(&conn, "SELECT * FROM f WHERE f MATCH 'hello'"),
-        "hello world"
-    );
+    assert_eq!(row(&conn, "SELECT * FROM f WHERE f MATCH 'hello'"), "hello world");
     migrate("");
     assert_eq!(row(&conn, "SELECT count(*) FROM sqlite_schema"), "0");
 }
@@ -310,15 +236,8 @@ fn peers_can_be_tracked_at_once() {
             "INSERT {or} INTO crsql_tracked_peers (site_id, version, tag, event) VALUES (x'01', 5, {tag}, 1)"
         )
     };
-    assert_eq!(
-        rows(
-            &conn,
-            "SELECT version FROM crsql_tracked_peers WHERE tag = 0"
-        ),
-        Vec::<String>::new()
-    );
-    conn.execute_batch("UPDATE crsql_tracked_peers SET seq = 1; DELETE FROM crsql_tracked_peers")
-        .unwrap();
+    assert_eq!(rows(&conn, "SELECT version FROM crsql_tracked_peers WHERE tag = 0"), Vec::<String>::new());
+    conn.execute_batch("UPDATE crsql_tracked_peers SET seq = 1; DELETE FROM crsql_tracked_peers").unwrap();
     assert!(error(&conn, &insert("", "NULL")).contains("NOT NULL"));
     conn.execute_batch("BEGIN").unwrap();
     conn.execute(&insert("", "0"), []).unwrap();
@@ -328,10 +247,7 @@ fn peers_can_be_tracked_at_once() {
     assert!(error(&conn, &insert("", "0")).contains("UNIQUE"));
     let upsert = format!("{} ON CONFLICT DO UPDATE SET version = 9", insert("", "0"));
     conn.execute(&upsert, []).unwrap();
-    assert_eq!(
-        rows(&conn, "SELECT * FROM crsql_tracked_peers"),
-        ["01|9|0|0|1"]
-    );
+    assert_eq!(rows(&conn, "SELECT * FROM crsql_tracked_peers"), ["01|9|0|0|1"]);
     assert_eq!(row(&conn, "SELECT crsql_db_version()"), "0");
 }
 
@@ -340,33 +256,16 @@ fn peers_can_be_tracked_at_once() {
 fn first_use_within_statements() {
     for undo in ["ROLLBACK", "ROLLBACK TO s; COMMIT"] {
         let conn = memory();
-        conn.execute_batch("BEGIN; SAVEPOINT s; CREATE TABLE a(x)")
-            .unwrap();
-        conn.execute(
-            "INSERT INTO a SELECT crsql_site_id() UNION ALL SELECT crsql_site_id()",
-            [],
-        )
-        .unwrap();
-        assert_eq!(
-            row(
-                &conn,
-                "SELECT count(DISTINCT x), max(x) = crsql_site_id() FROM a"
-            ),
-            "1|1"
-        );
+        conn.execute_batch("BEGIN; SAVEPOINT s; CREATE TABLE a(x)").unwrap();
+        conn.execute("INSERT INTO a SELECT crsql_site_id() UNION ALL SELECT crsql_site_id()", []).unwrap();
+        assert_eq!(row(&conn, "SELECT count(DISTINCT x), max(x) = crsql_site_id() FROM a"), "1|1");
         conn.execute_batch(undo).unwrap();
         assert_eq!(row(&conn, "SELECT count(*) FROM sqlite_schema"), "0");
         assert_eq!(row(&conn, "SELECT length(crsql_site_id())"), "16");
-        assert!(
-            row(&conn, "SELECT count(*) FROM crsql_sites") == "1",
-            "{undo}"
-        );
+        assert!(row(&conn, "SELECT count(*) FROM crsql_sites") == "1", "{undo}");
     }
     let conn = memory();
     let change = "INSERT INTO crsql_changes VALUES ('t', x'010901', 'x', 'm', 5, 1, x'00112233445566778899AABBCCDDEEFF', 1, 0)";
     conn.execute(change, []).unwrap();
-    assert_eq!(
-        row(&conn, "SELECT count(*), max(val) FROM crsql_changes"),
-        "1|m"
-    );
+    assert_eq!(row(&conn, "SELECT count(*), max(val) FROM crsql_changes"), "1|m");
 }

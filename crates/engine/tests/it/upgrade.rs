@@ -25,8 +25,7 @@ fn old(name: &str) -> (TempDir, Connection) {
 fn expected(name: &str) -> (Vec<String>, String, String) {
     let json = std::fs::read_to_string(fixtures().join(format!("{name}.expected.json"))).unwrap();
     let conn = Connection::open_in_memory().unwrap();
-    conn.execute("CREATE TABLE j AS SELECT ?1 AS j", [json])
-        .unwrap();
+    conn.execute("CREATE TABLE j AS SELECT ?1 AS j", [json]).unwrap();
     let hex = |path: &str| format!("upper(json_extract(c.value, '{path}.blob'))");
     let changes = format!(
         "SELECT json_extract(c.value, '$[0]'), {}, json_extract(c.value, '$[2]'), \
@@ -37,15 +36,8 @@ fn expected(name: &str) -> (Vec<String>, String, String) {
         hex("$[3]"),
         hex("$[6]")
     );
-    let site = row(
-        &conn,
-        "SELECT upper(json_extract(j, '$.site_id.blob')) FROM j",
-    );
-    (
-        rows(&conn, &changes),
-        site,
-        row(&conn, "SELECT json_extract(j, '$.db_version') FROM j"),
-    )
+    let site = row(&conn, "SELECT upper(json_extract(j, '$.site_id.blob')) FROM j");
+    (rows(&conn, &changes), site, row(&conn, "SELECT json_extract(j, '$.db_version') FROM j"))
 }
 
 fn leftovers(conn: &Connection) -> Vec<String> {
@@ -89,21 +81,14 @@ fn the_first_0_15() {
         format!("foo|010901|-1|NULL|2|2|{own}|2|0"),
     ];
     assert_eq!(rows(&conn, CHANGES), want);
-    assert_eq!(
-        row(&conn, "SELECT crsql_site_id(), crsql_db_version()"),
-        format!("{own}|2")
-    );
+    assert_eq!(row(&conn, "SELECT crsql_site_id(), crsql_db_version()"), format!("{own}|2"));
     assert_eq!(leftovers(&conn), Vec::<String>::new());
     // The deleted key comes back with its causal length.
-    conn.execute("INSERT INTO foo VALUES (1, 'again')", [])
-        .unwrap();
+    conn.execute("INSERT INTO foo VALUES (1, 'again')", []).unwrap();
     let again = rows(&conn, &format!("{CHANGES} WHERE db_version > 2"));
     assert_eq!(
         again,
-        [
-            format!("foo|010901|-1|NULL|3|3|{own}|3|0"),
-            format!("foo|010901|b|'again'|1|3|{own}|3|1")
-        ]
+        [format!("foo|010901|-1|NULL|3|3|{own}|3|0"), format!("foo|010901|b|'again'|1|3|{own}|3|1")]
     );
 }
 
@@ -129,11 +114,7 @@ fn everything_else_is_refused_before() {
 fn a_converted_file_goes_on() {
     let (dir, conn) = old("vlcn-0.16.3.db");
     row(&conn, "SELECT crsql_upgrade()");
-    conn.execute(
-        "UPDATE book SET price = 99 WHERE isbn = '9780000000000'",
-        [],
-    )
-    .unwrap();
+    conn.execute("UPDATE book SET price = 99 WHERE isbn = '9780000000000'", []).unwrap();
     let change = rows(
         &conn,
         "SELECT cid, val, col_version, db_version, cl, seq FROM crsql_changes WHERE db_version > 67",
@@ -142,21 +123,15 @@ fn a_converted_file_goes_on() {
     // Another connection, another row of the list, between two that the old engine had placed.
     drop(conn);
     let conn = file(&dir.path().join("vlcn-0.16.3.db"));
-    conn.execute(
-        "INSERT INTO task_fractindex (id, list, title, after_id) VALUES (500, 1, 'new', 0)",
-        [],
-    )
-    .unwrap();
+    conn.execute("INSERT INTO task_fractindex (id, list, title, after_id) VALUES (500, 1, 'new', 0)", [])
+        .unwrap();
     let order = rows(&conn, "SELECT id FROM task WHERE list = 1 ORDER BY pos");
     assert_eq!(order.get(..3).unwrap(), ["0", "500", "1"]);
     // A merge of a peer that still runs cr-sqlite: it counts on from the version that it knows.
     let merge = "INSERT INTO crsql_changes SELECT \"table\", pk, cid, 'theirs', col_version + 1, db_version, \
          x'00112233445566778899AABBCCDDEEFF', cl, seq FROM crsql_changes WHERE \"table\" = 'book' AND cid = 'title' LIMIT 1";
     conn.execute(merge, []).unwrap();
-    assert_eq!(
-        row(&conn, "SELECT count(*) FROM book WHERE title = 'theirs'"),
-        "1"
-    );
+    assert_eq!(row(&conn, "SELECT count(*) FROM book WHERE title = 'theirs'"), "1");
 }
 
 /// Rows on one position: the triggers of the old engine call a function of its own.
@@ -169,10 +144,7 @@ fn old_lists_part_twins() {
          INSERT INTO task_fractindex (id, list, title, after_id) VALUES (604, 9, 'd', 602);",
     )
     .unwrap();
-    let order = rows(
-        &conn,
-        "SELECT id, pos FROM task WHERE list = 9 ORDER BY pos",
-    );
+    let order = rows(&conn, "SELECT id, pos FROM task WHERE list = 9 ORDER BY pos");
     assert_eq!(order, ["601|a ", "602|a P", "604|a h", "603|a!"]);
 }
 
@@ -180,35 +152,20 @@ fn old_lists_part_twins() {
 fn whole_or_not_at_all() {
     let (_dir, conn) = old("vlcn-0.16.3.db");
     let before = rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1");
-    conn.execute_batch("BEGIN; SELECT crsql_upgrade(); INSERT INTO tag VALUES ('x'); ROLLBACK")
-        .unwrap();
-    assert_eq!(
-        rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1"),
-        before
-    );
+    conn.execute_batch("BEGIN; SELECT crsql_upgrade(); INSERT INTO tag VALUES ('x'); ROLLBACK").unwrap();
+    assert_eq!(rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1"), before);
     // What cannot be replicated stops the conversion; the sentence names it.
-    conn.execute_batch("CREATE UNIQUE INDEX titles ON book(isbn, title)")
-        .unwrap();
+    conn.execute_batch("CREATE UNIQUE INDEX titles ON book(isbn, title)").unwrap();
     assert!(error(&conn, "SELECT crsql_upgrade()").contains("titles"));
-    conn.execute_batch("DROP INDEX titles; UPDATE book__crsql_clock SET site_id = 77")
-        .unwrap();
+    conn.execute_batch("DROP INDEX titles; UPDATE book__crsql_clock SET site_id = 77").unwrap();
     assert!(error(&conn, "SELECT crsql_upgrade()").contains("ordinal 77"));
-    conn.execute_batch("UPDATE book__crsql_clock SET site_id = 0, col_version = -1")
-        .unwrap();
+    conn.execute_batch("UPDATE book__crsql_clock SET site_id = 0, col_version = -1").unwrap();
     assert!(error(&conn, "SELECT crsql_upgrade()").contains("book"));
+    assert_eq!(rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1"), before);
+    conn.execute_batch("UPDATE book__crsql_clock SET col_version = 3; BEGIN; SELECT crsql_upgrade(); COMMIT")
+        .unwrap();
     assert_eq!(
-        rows(&conn, "SELECT name, sql FROM sqlite_schema ORDER BY 1"),
-        before
-    );
-    conn.execute_batch(
-        "UPDATE book__crsql_clock SET col_version = 3; BEGIN; SELECT crsql_upgrade(); COMMIT",
-    )
-    .unwrap();
-    assert_eq!(
-        row(
-            &conn,
-            "SELECT min(col_version), max(col_version) FROM crsql_changes WHERE \"table\" = 'book'"
-        ),
+        row(&conn, "SELECT min(col_version), max(col_version) FROM crsql_changes WHERE \"table\" = 'book'"),
         "3|3"
     );
 }
@@ -251,17 +208,10 @@ fn odd_files() {
             "010905|body|'unknown'|1|90|1|4",
         ]
     );
-    assert_eq!(
-        row(
-            &conn,
-            "SELECT count(*) FROM crsql_changes WHERE \"table\" = 'line'"
-        ),
-        "0"
-    );
+    assert_eq!(row(&conn, "SELECT count(*) FROM crsql_changes WHERE \"table\" = 'line'"), "0");
     assert_eq!(leftovers(&conn), Vec::<String>::new());
     // The next version is the one after the floor.
-    conn.execute("UPDATE note SET body = 'n' WHERE id = 2", [])
-        .unwrap();
+    conn.execute("UPDATE note SET body = 'n' WHERE id = 2", []).unwrap();
     assert_eq!(row(&conn, "SELECT crsql_db_version()"), "91");
 }
 
@@ -277,10 +227,7 @@ fn one_identity_of_several_spellings() {
     )
     .unwrap();
     row(&conn, "SELECT crsql_upgrade()");
-    let tags = rows(
-        &conn,
-        "SELECT hex(pk), cl, db_version FROM crsql_changes WHERE \"table\" = 'tag'",
-    );
+    let tags = rows(&conn, "SELECT hex(pk), cl, db_version FROM crsql_changes WHERE \"table\" = 'tag'");
     assert_eq!(tags, ["010B0161|1|6", "010B0162|4|8"]);
 }
 

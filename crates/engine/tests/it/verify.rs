@@ -23,13 +23,25 @@ fn fill(files: &Files) -> Replica {
     for table in ["items", "tags", "pairs", "marks"] {
         run(&a, &format!("DELETE FROM {table} WHERE abs(random()) % 3 = 0"));
     }
-    run(&a, "UPDATE items SET stock = stock + 1 WHERE id % 5 = 0; UPDATE tags SET note = 'm' WHERE name LIKE '%7'");
-    run(&a, "UPDATE items SET id = id + 1000 WHERE id % 11 = 0; UPDATE pairs SET a = a + 100 WHERE b LIKE '%3'");
+    run(
+        &a,
+        "UPDATE items SET stock = stock + 1 WHERE id % 5 = 0; UPDATE tags SET note = 'm' WHERE name LIKE '%7'",
+    );
+    run(
+        &a,
+        "UPDATE items SET id = id + 1000 WHERE id % 11 = 0; UPDATE pairs SET a = a + 100 WHERE b LIKE '%3'",
+    );
     run(&b, "INSERT INTO items VALUES (1, 'of b', 1, 1), (5000, 'of b', 2, 2)");
     run(&b, "INSERT INTO tags(name) VALUES ('TAG 1'), ('only b'); INSERT INTO pairs VALUES (7, 'x', 'y')");
     a.merge_with(&b).unwrap();
-    run(&a, "INSERT OR REPLACE INTO tags(name, note) VALUES ('tag 2', 'again'); DELETE FROM marks WHERE id = CAST('m9' AS BLOB)");
-    run(&a, "ALTER TABLE items ADD COLUMN shelf TEXT DEFAULT 'A1'; UPDATE items SET shelf = 'B2' WHERE id = 5000");
+    run(
+        &a,
+        "INSERT OR REPLACE INTO tags(name, note) VALUES ('tag 2', 'again'); DELETE FROM marks WHERE id = CAST('m9' AS BLOB)",
+    );
+    run(
+        &a,
+        "ALTER TABLE items ADD COLUMN shelf TEXT DEFAULT 'A1'; UPDATE items SET shelf = 'B2' WHERE id = 5000",
+    );
     assert_clean(&b);
     assert_clean(&a);
     a
@@ -69,7 +81,10 @@ fn harm(damage: &[&str], expected: &str) -> (Files, Replica) {
     let left: Vec<String> = after.problems.iter().map(Problem::to_string).collect();
     assert!(after.is_clean(), "left: {}", left.join("\n"));
     assert!(after.repaired > 0);
-    run(&a, "INSERT INTO items(id, name) VALUES (70000, 'new'); UPDATE tags SET note = 'still' WHERE name = 'tag 2'");
+    run(
+        &a,
+        "INSERT INTO items(id, name) VALUES (70000, 'new'); UPDATE tags SET note = 'still' WHERE name = 'tag 2'",
+    );
     assert_clean(&a);
     // What is there reaches a peer.
     let c = files.open("c.db", SCHEMA);
@@ -83,7 +98,6 @@ fn harm(damage: &[&str], expected: &str) -> (Files, Replica) {
     assert_clean(&c);
     (files, a)
 }
-
 
 /// Runs SQL as a program does that drops the triggers to write.
 fn without_triggers(files: &Files, name: &str, sql: &str) {
@@ -148,10 +162,15 @@ fn writes_that_nobody_captured_are_found_and_taken_over() {
     let of = |table: &str, key: &str, what: &str| {
         report.problems.iter().any(|p| {
             let line = p.to_string();
-            p.repairable && line.contains(&format!("\"{table}\"")) && line.contains(key) && line.contains(what)
+            p.repairable
+                && line.contains(&format!("\"{table}\""))
+                && line.contains(key)
+                && line.contains(what)
         })
     };
-    for (table, key) in [("items", "8000"), ("tags", "'Smuggled'"), ("pairs", "(8000, 's')"), ("marks", "x'00'")] {
+    for (table, key) in
+        [("items", "8000"), ("tags", "'Smuggled'"), ("pairs", "(8000, 's')"), ("marks", "x'00'")]
+    {
         assert!(of(table, key, "the row has no metadata"), "{table}: {:?}", report.problems);
     }
     for (table, key) in [("items", "5000"), ("tags", "rowid"), ("pairs", "(7, 'x')")] {
@@ -160,7 +179,10 @@ fn writes_that_nobody_captured_are_found_and_taken_over() {
     let after = a.repair().unwrap();
     assert!(after.is_clean(), "{:?}", after.problems);
     assert_eq!(after.repaired, 7);
-    assert_eq!(int(&a, "SELECT col_version FROM crsql_changes WHERE pk = crsql_pack_columns(8000) AND cid = 'name'"), 1);
+    assert_eq!(
+        int(&a, "SELECT col_version FROM crsql_changes WHERE pk = crsql_pack_columns(8000) AND cid = 'name'"),
+        1
+    );
     let c = files.open("c.db", SCHEMA);
     a.merge_with(&c).unwrap();
     assert_eq!(int(&c, "SELECT count(*) FROM items WHERE id IN (8000, 5000)"), 1);
@@ -173,7 +195,9 @@ fn an_owned_file_written_to_by_others_is_repaired() {
     run(&a, "SELECT crsql_config_set('mode', 'owned'); INSERT INTO items(id) VALUES (1), (2)");
     assert_eq!(a.status().unwrap().mode, "owned");
     drop(a);
-    plain(&files, "a.db").execute_batch("INSERT INTO items(id) VALUES (3); DELETE FROM items WHERE id = 1").unwrap();
+    plain(&files, "a.db")
+        .execute_batch("INSERT INTO items(id) VALUES (3); DELETE FROM items WHERE id = 1")
+        .unwrap();
     let a = files.open("a.db", "");
     assert_eq!(verify(&a).problems.len(), 2);
     assert!(a.repair().unwrap().is_clean());
@@ -204,7 +228,9 @@ fn metadata_blocks_that_are_lost_or_garbled() {
     }
     for table in [2, 3, 4] {
         harm(
-            &[&format!("UPDATE crsql_keys_{table} SET data = substr(data, 1, length(data) - 1) WHERE first = x''")],
+            &[&format!(
+                "UPDATE crsql_keys_{table} SET data = substr(data, 1, length(data) - 1) WHERE first = x''"
+            )],
             "cannot be decoded",
         );
     }
@@ -214,8 +240,14 @@ fn metadata_blocks_that_are_lost_or_garbled() {
 #[test]
 fn metadata_of_other_rows() {
     // The tombstones of the whole table say nothing any more; deleted rows come to life.
-    harm(&["UPDATE crsql_rows_2 SET data = (SELECT data FROM crsql_rows_2 WHERE block = 1) WHERE block = 0"], "another key");
-    harm(&["UPDATE crsql_rows_1 SET data = (SELECT data FROM crsql_rows_1 WHERE block = 1) WHERE block = 0"], "table \"items\"");
+    harm(
+        &["UPDATE crsql_rows_2 SET data = (SELECT data FROM crsql_rows_2 WHERE block = 1) WHERE block = 0"],
+        "another key",
+    );
+    harm(
+        &["UPDATE crsql_rows_1 SET data = (SELECT data FROM crsql_rows_1 WHERE block = 1) WHERE block = 0"],
+        "table \"items\"",
+    );
 }
 
 #[test]
@@ -243,7 +275,8 @@ fn sites_without_an_id() {
 
 #[test]
 fn triggers_that_are_gone() {
-    let (_files, a) = harm(&["DROP TRIGGER crsql_replace_2; DROP TRIGGER crsql_replace_4"], "crsql_replace_2");
+    let (_files, a) =
+        harm(&["DROP TRIGGER crsql_replace_2; DROP TRIGGER crsql_replace_4"], "crsql_replace_2");
     run(&a, "INSERT OR REPLACE INTO tags(name, note) VALUES ('TAG 2', 'replaced')");
     assert_clean(&a);
 }
@@ -285,9 +318,15 @@ fn rows_that_wait_are_no_problem() {
         CREATE TABLE things(id TEXT PRIMARY KEY, n INT CHECK (n > 0));
         SELECT crsql_as_crr('people'); SELECT crsql_as_crr('things');";
     let a = files.open("a.db", schema);
-    let loose = schema.replace("NOT NULL", "DEFAULT ''").replace("CHECK (age < 200)", "").replace("CHECK (n > 0)", "");
+    let loose = schema
+        .replace("NOT NULL", "DEFAULT ''")
+        .replace("CHECK (age < 200)", "")
+        .replace("CHECK (n > 0)", "");
     let b = files.open("b.db", &loose);
-    run(&b, "INSERT INTO people VALUES (1, NULL, 5), (2, 'x', 500), (3, 'y', 30); INSERT INTO things VALUES ('a', -1), ('b', 1)");
+    run(
+        &b,
+        "INSERT INTO people VALUES (1, NULL, 5), (2, 'x', 500), (3, 'y', 30); INSERT INTO things VALUES ('a', -1), ('b', 1)",
+    );
     run(
         &a,
         "INSERT INTO crsql_changes VALUES ('people', crsql_pack_columns(9), 'age', 3, 1, 1, x'00112233445566778899aabbccddeeff', 1, 0)",
@@ -324,7 +363,10 @@ fn status_counts() {
         assert_eq!(t.rows as i64, int(&a, &format!("SELECT count(*) FROM {}", t.name)), "{}", t.name);
         let dead = int(
             &a,
-            &format!("SELECT count(*) FROM crsql_changes WHERE \"table\" = '{}' AND cid = '-1' AND cl % 2 = 0", t.name),
+            &format!(
+                "SELECT count(*) FROM crsql_changes WHERE \"table\" = '{}' AND cid = '-1' AND cl % 2 = 0",
+                t.name
+            ),
         );
         assert_eq!(t.tombstones as i64, dead, "{}", t.name);
         assert!(t.metadata_bytes > 0 && t.metadata_bytes_per_row() < 60.0, "{t:?}");
@@ -357,7 +399,10 @@ fn a_rebuild_that_nobody_watched_is_told_until_it_is_acknowledged() {
     assert_eq!(a.status().unwrap().tables[0].unwatched_since, Some(1));
     run(&a, "SELECT crsql_as_crr('items')");
     assert_eq!(a.status().unwrap().tables[0].unwatched_since, None);
-    run(&a, "SELECT crsql_begin_alter('items'); ALTER TABLE items ADD COLUMN x; SELECT crsql_commit_alter('items')");
+    run(
+        &a,
+        "SELECT crsql_begin_alter('items'); ALTER TABLE items ADD COLUMN x; SELECT crsql_commit_alter('items')",
+    );
     assert_eq!(a.status().unwrap().tables[0].unwatched_since, None);
     assert_clean(&a);
 }

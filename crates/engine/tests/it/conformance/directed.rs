@@ -227,6 +227,7 @@ fn conflicts() {
         "INSERT INTO r VALUES (22, 1, 1)",
         "BEGIN",
         "INSERT INTO r VALUES (23, 1, 1)",
+        "holes",
         "UPDATE r SET id = 1 WHERE id > 20",
         "INSERT OR FAIL INTO r VALUES (24, 1, 1), (1, 1, 1)",
         "INSERT OR ABORT INTO r VALUES (25, 1, 1), (1, 1, 1)",

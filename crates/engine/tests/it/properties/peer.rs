@@ -26,7 +26,7 @@ pub fn told<T, E: std::fmt::Display>(what: &str, result: Result<T, E>) -> Check<
 
 pub struct Peer {
     path: PathBuf,
-    conns: Vec<Option<Connection>>,
+    conns: Vec<Option<rejoin::Replica>>,
     pub model: Replica,
     /// Key columns of each table, by the name that it has now, and how it is laid out.
     pub tables: BTreeMap<String, (TableDef, bool)>,
@@ -37,15 +37,18 @@ pub struct Peer {
     layout: u8,
 }
 
-pub fn open(path: &Path) -> Check<Connection> {
-    let conn = told("open", Connection::open(path))?;
-    told("settings", conn.execute_batch("PRAGMA synchronous = OFF"))?;
-    let done = rejoin_sqlite::Db::with(&conn, |db| rejoin::register_with_clock(db, now_ms));
-    told("register", done)?;
-    Ok(conn)
+pub fn open(path: &Path) -> Check<rejoin::Replica> {
+    let replica = told("open", rejoin::Replica::open(path))?;
+    told("clock", replica.set_clock(now_ms))?;
+    told("settings", replica.connection().execute_batch("PRAGMA synchronous = OFF"))?;
+    Ok(replica)
 }
 
-fn select<T>(conn: &Connection, text: &str, f: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>) -> Check<Vec<T>> {
+fn select<T>(
+    conn: &Connection,
+    text: &str,
+    f: impl FnMut(&rusqlite::Row<'_>) -> rusqlite::Result<T>,
+) -> Check<Vec<T>> {
     let mut stmt = told(text, conn.prepare(text))?;
     let rows = told(text, stmt.query_map([], f))?;
     told(text, rows.collect())
@@ -72,7 +75,7 @@ fn to_sql(v: &Value) -> Sql {
 }
 
 impl Peer {
-    pub fn new(path: PathBuf, number: usize, clock: Clock, equal: bool, layout: u8) -> Check<Peer> {
+    pub fn new(path: PathBuf, number: usize, clock: Clock, equal: bool, layout: u8, owned: bool) -> Check<Peer> {
         let site = SiteId([number as u8 + 1; 16]);
         let mut model = Replica::new(site);
         (model.clock, model.merge_equal_values) = (clock, equal);
@@ -89,9 +92,15 @@ impl Peer {
             tables.insert(def.name.clone(), (def, without));
         }
         let clock = if clock == Clock::Lamport { "lamport" } else { "hlc" };
-        text += &format!("SELECT crsql_config_set('clock', '{clock}'); SELECT crsql_config_set('merge-equal-values', {});", i32::from(equal));
+        text += &format!(
+            "SELECT crsql_config_set('clock', '{clock}'); SELECT crsql_config_set('merge-equal-values', {});",
+            i32::from(equal)
+        );
         text += "COMMIT;";
-        told(&text, conn.execute_batch(&text))?;
+        if owned {
+            text += "SELECT crsql_config_set('mode', 'owned');";
+        }
+        told(&text, conn.connection().execute_batch(&text))?;
         drop(conn);
         // Ids by number: which of two equal values wins must not differ from run to run.
         let plain = told("open", Connection::open(&path))?;
@@ -103,6 +112,10 @@ impl Peer {
     }
 
     pub fn conn(&mut self, n: usize) -> Check<&Connection> {
+        Ok(self.replica(n)?.connection())
+    }
+
+    pub fn replica(&mut self, n: usize) -> Check<&rejoin::Replica> {
         NOW_MS.set(self.model.now_ms);
         let slot = self.conns.get_mut(n).ok_or("no such connection")?;
         if slot.is_none() {
@@ -189,7 +202,15 @@ impl Peer {
         let stmt = conn.prepare("INSERT INTO crsql_changes VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)");
         let mut stmt = told("merge", stmt)?;
         let params = rusqlite::params![
-            c.table, c.pk, c.cid, to_sql(&c.val), c.col_version, c.db_version, c.site_id.as_bytes(), c.cl, c.seq
+            c.table,
+            c.pk,
+            c.cid,
+            to_sql(&c.val),
+            c.col_version,
+            c.db_version,
+            c.site_id.as_bytes(),
+            c.cl,
+            c.seq
         ];
         told(&format!("{c:?}"), stmt.execute(params)).map(drop)
     }
@@ -223,7 +244,12 @@ impl Peer {
                 format!("ALTER TABLE {} DROP COLUMN {}", sql::quote(table), sql::quote(column))
             }
             Op::RenameColumn { table, column, to } => {
-                format!("ALTER TABLE {} RENAME COLUMN {} TO {}", sql::quote(table), sql::quote(column), sql::quote(to))
+                format!(
+                    "ALTER TABLE {} RENAME COLUMN {} TO {}",
+                    sql::quote(table),
+                    sql::quote(column),
+                    sql::quote(to)
+                )
             }
             Op::RenameTable { table, to } => {
                 format!("ALTER TABLE {} RENAME TO {}", sql::quote(table), sql::quote(to))
@@ -255,7 +281,8 @@ impl Peer {
         let hex = |b: &[u8]| sql::literal(&Value::Blob(b.to_vec()));
         let (table, pk) = (one.table.clone(), one.pk.clone());
         let row = format!("\"table\" = '{table}' AND pk = {}", hex(&pk));
-        let site = format!("site_id IS NOT {} AND db_version >= {}", hex(one.site_id.as_bytes()), one.db_version);
+        let site =
+            format!("site_id IS NOT {} AND db_version >= {}", hex(one.site_id.as_bytes()), one.db_version);
         let of_row = |c: &&Change| c.table == table && c.pk == pk;
         let of_site = |c: &&Change| c.site_id != one.site_id && c.db_version >= one.db_version;
         let of_cid = |c: &&Change| c.cid == one.cid && c.db_version <= one.db_version;
@@ -283,11 +310,8 @@ impl Peer {
         }
         self.filters(n, &here)?;
         let mut model = self.model.changes(-1);
-        let stored: HashSet<(String, Vec<u8>)> = model
-            .iter()
-            .filter(|c| c.cid == "-1")
-            .map(|c| (c.table.clone(), c.pk.clone()))
-            .collect();
+        let stored: HashSet<(String, Vec<u8>)> =
+            model.iter().filter(|c| c.cid == "-1").map(|c| (c.table.clone(), c.pk.clone())).collect();
         let made_up = |c: &Change| {
             c.cid == "-1" && c.cl % 2 == 1 && c.cl > 1 && !stored.contains(&(c.table.clone(), c.pk.clone()))
         };
@@ -310,8 +334,29 @@ impl Peer {
                 return Err(format!("listed twice: {twice:?}"));
             }
             let (engine, model) = (only(&here, &model), only(&model, &here));
-            return Err(format!("changes differ\n  engine only:\n{}\n  model only:\n{}", engine.join("\n"), model.join("\n")));
+            return Err(format!(
+                "changes differ\n  engine only:\n{}\n  model only:\n{}",
+                engine.join("\n"),
+                model.join("\n")
+            ));
         }
+        self.tables_agree(n)
+    }
+
+    /// Vectors, and what the engine itself says of metadata and tables. Outside of transactions.
+    pub fn verify(&mut self, n: usize) -> Check {
+        let vector = told("vector", self.replica(n)?.vector())?;
+        if vector != *self.model.vector() {
+            return Err(format!("vectors differ\n  engine: {vector:?}\n  model: {:?}", self.model.vector()));
+        }
+        let report = told("verify", self.replica(n)?.verify())?;
+        if !report.problems.is_empty() {
+            return Err(format!("verify: {:#?}", report.problems));
+        }
+        Ok(())
+    }
+
+    fn tables_agree(&mut self, n: usize) -> Check {
         for table in self.tables.keys().cloned().collect::<Vec<_>>() {
             let mut shown = BTreeMap::new();
             for row in self.rows(n, &table)? {
@@ -372,7 +417,9 @@ impl Peer {
         let mut stmt = stmt.clone();
         let (table, set, insert) = match &mut stmt {
             Stmt::One(Op::Insert { table, values, .. }) => (table, Some(values), true),
-            Stmt::One(Op::Update { table, set, .. }) | Stmt::UpdateAll { table, set } => (table, Some(set), false),
+            Stmt::One(Op::Update { table, set, .. }) | Stmt::UpdateAll { table, set } => {
+                (table, Some(set), false)
+            }
             Stmt::One(Op::SetKey { table, set, .. }) => (table, Some(set), false),
             Stmt::One(Op::Delete { table, .. }) | Stmt::DeleteAll { table } => (table, None, false),
             Stmt::Upsert { table, set, .. } | Stmt::OrIgnore { table, set, .. } => (table, Some(set), true),
@@ -387,7 +434,9 @@ impl Peer {
         if let Some(set) = set {
             set.retain(|(name, _)| has(name));
             let required = columns.iter().find(|c| c.not_null && insert);
-            if let Some(c) = required && !set.iter().any(|(name, _)| *name == c.name) {
+            if let Some(c) = required
+                && !set.iter().any(|(name, _)| *name == c.name)
+            {
                 set.push((c.name.clone(), Value::Int(3)));
             }
         }

@@ -13,8 +13,16 @@ pub enum Stmt {
     /// As the model executes it.
     One(Op),
     /// INSERT ... ON CONFLICT DO UPDATE.
-    Upsert { table: String, key: Key, set: Set },
-    OrIgnore { table: String, key: Key, set: Set },
+    Upsert {
+        table: String,
+        key: Key,
+        set: Set,
+    },
+    OrIgnore {
+        table: String,
+        key: Key,
+        set: Set,
+    },
     /// One INSERT of several rows; `or` is "", "OR FAIL", "OR IGNORE" or "OR REPLACE".
     Many {
         table: String,
@@ -22,11 +30,22 @@ pub enum Stmt {
         columns: Vec<String>,
         rows: Vec<(Key, Vec<Value>)>,
     },
-    UpdateAll { table: String, set: Set },
-    DeleteAll { table: String },
-    Savepoint { stmts: Vec<Stmt>, keep: bool },
+    UpdateAll {
+        table: String,
+        set: Set,
+    },
+    DeleteAll {
+        table: String,
+    },
+    Savepoint {
+        stmts: Vec<Stmt>,
+        keep: bool,
+    },
     /// INSERT INTO crsql_changes of what another replica lists.
-    Merge { from: usize, pick: Pick },
+    Merge {
+        from: usize,
+        pick: Pick,
+    },
     NextVersion(i64),
     /// Reads `crsql_changes` inside the transaction.
     Look,
@@ -44,7 +63,10 @@ pub enum Step {
         stmts: Vec<Stmt>,
     },
     /// Everything that the receiver misses, as one changeset.
-    Native { from: usize, to: usize },
+    Native {
+        from: usize,
+        to: usize,
+    },
     /// The replica makes the next schema change of the program.
     Migrate(usize),
     /// The 12-step rebuild of a table.
@@ -94,19 +116,12 @@ fn key(name: &str, affinity: Affinity, fold: Fold) -> KeyColumn {
 /// A folded text key with a required column, a compound key, a key alone, an integer key with columns.
 pub fn schema() -> Vec<TableDef> {
     let columns = |y| vec![column("x", Value::Int(0), false), column("y", Value::Null, y)];
-    let table = |name: &str, key, columns| TableDef {
-        name: name.to_owned(),
-        key,
-        columns,
-    };
+    let table = |name: &str, key, columns| TableDef { name: name.to_owned(), key, columns };
     vec![
         table("t", vec![key("k", Affinity::Text, Fold::NoCase)], columns(true)),
         table(
             "u",
-            vec![
-                key("k", Affinity::Blob, Fold::None),
-                key("l", Affinity::Integer, Fold::None),
-            ],
+            vec![key("k", Affinity::Blob, Fold::None), key("l", Affinity::Integer, Fold::None)],
             columns(false),
         ),
         table("p", vec![key("k", Affinity::Integer, Fold::None)], vec![]),
@@ -189,9 +204,8 @@ fn random_stmt(rng: &mut Rng, family: &Family, who: usize, replicas: usize, dept
         5 => Stmt::UpdateAll { table, set: random_set(rng) },
         6 if rng.one_in(2) => Stmt::DeleteAll { table },
         7 | 8 if depth < 3 => {
-            let stmts = (0..1 + rng.below(3))
-                .map(|_| random_stmt(rng, family, who, replicas, depth + 1))
-                .collect();
+            let stmts =
+                (0..1 + rng.below(3)).map(|_| random_stmt(rng, family, who, replicas, depth + 1)).collect();
             Stmt::Savepoint { stmts, keep: !family.failures || rng.one_in(3) }
         }
         9..=11 if family.merges && replicas > 1 => {
@@ -226,9 +240,7 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
             conn: rng.below(2),
             tx: !rng.one_in(3),
             keep: !family.failures || !rng.one_in(8),
-            stmts: (0..1 + rng.below(4))
-                .map(|_| random_stmt(rng, family, who, replicas, 0))
-                .collect(),
+            stmts: (0..1 + rng.below(4)).map(|_| random_stmt(rng, family, who, replicas, 0)).collect(),
         },
     }
 }
@@ -352,21 +364,20 @@ fn fewer(stmts: &[Stmt]) -> Vec<Vec<Stmt>> {
 fn simpler(stmt: &Stmt) -> Vec<Stmt> {
     let sets = |set: &Set| less(set).into_iter();
     match stmt.clone() {
-        Stmt::Savepoint { stmts, keep } => fewer(&stmts)
-            .into_iter()
-            .map(|stmts| Stmt::Savepoint { stmts, keep })
-            .collect(),
+        Stmt::Savepoint { stmts, keep } => {
+            fewer(&stmts).into_iter().map(|stmts| Stmt::Savepoint { stmts, keep }).collect()
+        }
         Stmt::Many { table, or, columns, rows } => less(&rows)
             .into_iter()
             .filter(|rows| !rows.is_empty())
             .map(|rows| Stmt::Many { table: table.clone(), or, columns: columns.clone(), rows })
             .collect(),
-        Stmt::Upsert { table, key, set } => sets(&set)
-            .map(|set| Stmt::Upsert { table: table.clone(), key: key.clone(), set })
-            .collect(),
-        Stmt::UpdateAll { table, set } => sets(&set)
-            .map(|set| Stmt::UpdateAll { table: table.clone(), set })
-            .collect(),
+        Stmt::Upsert { table, key, set } => {
+            sets(&set).map(|set| Stmt::Upsert { table: table.clone(), key: key.clone(), set }).collect()
+        }
+        Stmt::UpdateAll { table, set } => {
+            sets(&set).map(|set| Stmt::UpdateAll { table: table.clone(), set }).collect()
+        }
         Stmt::One(Op::Insert { table, key, values, or_replace }) => sets(&values)
             .map(|values| {
                 let (table, key) = (table.clone(), key.clone());

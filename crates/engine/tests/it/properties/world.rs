@@ -37,7 +37,13 @@ impl<'a> World<'a> {
         let mut peers = Vec::new();
         for n in 0..program.replicas() {
             let path = dir.path().join(format!("{n}.db"));
-            peers.push(Peer::new(path, n, program.clocks[n], program.merge_equal_values[n], program.layouts[n])?);
+            peers.push(Peer::new(
+                path,
+                n,
+                program.clocks[n],
+                program.merge_equal_values[n],
+                program.layouts[n],
+            )?);
         }
         Ok(World {
             program,
@@ -351,10 +357,15 @@ fn expected(peer: &mut Peer, conn: usize, stmt: &Stmt) -> Check<Option<(String, 
         Stmt::Upsert { table, key, set } => upsert(peer, table, key, set),
         Stmt::OrIgnore { table, key, set } => {
             let op = insert_op(table, key, set, false);
-            (peer.text(&op).unwrap_or_default().replacen("INSERT", "INSERT OR IGNORE", 1), vec![op], "OR IGNORE")
+            (
+                peer.text(&op).unwrap_or_default().replacen("INSERT", "INSERT OR IGNORE", 1),
+                vec![op],
+                "OR IGNORE",
+            )
         }
         Stmt::Many { table, or, columns, rows } => {
-            let values: Vec<Vec<Value>> = rows.iter().map(|(key, values)| [key.as_slice(), values].concat()).collect();
+            let values: Vec<Vec<Value>> =
+                rows.iter().map(|(key, values)| [key.as_slice(), values].concat()).collect();
             let text = sql::insert(table, or, &peer.keys(table), columns, &values);
             let op = |(key, values): &(Vec<Value>, Vec<Value>)| {
                 let set: Set = columns.iter().cloned().zip(values.iter().cloned()).collect();
@@ -396,12 +407,10 @@ fn insert_op(table: &str, key: &[Value], set: &Set, or_replace: bool) -> Op {
 fn upsert(peer: &Peer, table: &str, key: &[Value], set: &Set) -> (String, Vec<Op>, &'static str) {
     let op = insert_op(table, key, set, false);
     let keys: Vec<String> = peer.keys(table).iter().map(|k| sql::quote(k)).collect();
-    let update = if set.is_empty() {
-        "NOTHING".to_owned()
-    } else {
-        format!("UPDATE SET {}", sql::assignments(set))
-    };
-    let text = format!("{} ON CONFLICT ({}) DO {update}", peer.text(&op).unwrap_or_default(), keys.join(", "));
+    let update =
+        if set.is_empty() { "NOTHING".to_owned() } else { format!("UPDATE SET {}", sql::assignments(set)) };
+    let text =
+        format!("{} ON CONFLICT ({}) DO {update}", peer.text(&op).unwrap_or_default(), keys.join(", "));
     if !peer.visible(table, &key.to_vec()) {
         return (text, vec![op], "");
     }
@@ -414,8 +423,11 @@ fn upsert(peer: &Peer, table: &str, key: &[Value], set: &Set) -> (String, Vec<Op
 fn each_row(peer: &mut Peer, conn: usize, table: &str, op: &dyn Fn(Vec<Value>) -> Op) -> Check<Vec<Op>> {
     let width = peer.keys(table).len();
     let rows = peer.rows(conn, table)?;
-    Ok(rows.into_iter().map(|mut row| {
-        row.truncate(width);
-        op(row)
-    }).collect())
+    Ok(rows
+        .into_iter()
+        .map(|mut row| {
+            row.truncate(width);
+            op(row)
+        })
+        .collect())
 }
