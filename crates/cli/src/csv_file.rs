@@ -114,22 +114,14 @@ impl CsvFile {
         let read = inner.by_ref().take(3).read_to_end(&mut head);
         read.map_err(|e| Failure::io(Path::new(&name), e))?;
         if head.starts_with(&[0xff, 0xfe]) || head.starts_with(&[0xfe, 0xff]) {
-            return Err(refused(format!(
-                "{name} is UTF-16; convert it to UTF-8 first"
-            )));
+            return Err(refused(format!("{name} is UTF-16; convert it to UTF-8 first")));
         }
         if head == [0xef, 0xbb, 0xbf] {
             head.clear();
         }
         let seen = Rc::new(Seen::default());
-        let guard = Guard {
-            inner: Box::new(Cursor::new(head).chain(inner)),
-            seen: Rc::clone(&seen),
-        };
-        let reader = ReaderBuilder::new()
-            .delimiter(delimiter)
-            .has_headers(false)
-            .from_reader(guard);
+        let guard = Guard { inner: Box::new(Cursor::new(head).chain(inner)), seen: Rc::clone(&seen) };
+        let reader = ReaderBuilder::new().delimiter(delimiter).has_headers(false).from_reader(guard);
         let mut file = CsvFile {
             name,
             reader,
@@ -157,25 +149,16 @@ impl CsvFile {
                 self.unnamed.push(at + 1);
                 continue;
             }
-            if let Some(twin) = self
-                .headers
-                .iter()
-                .find(|h| h.name.eq_ignore_ascii_case(&name))
-            {
+            if let Some(twin) = self.headers.iter().find(|h| h.name.eq_ignore_ascii_case(&name)) {
                 let (a, b) = (twin.at + 1, at + 1);
-                let message = format!(
-                    "{}: columns {a} and {b} are both named \"{name}\"; rename one",
-                    self.name
-                );
+                let message =
+                    format!("{}: columns {a} and {b} are both named \"{name}\"; rename one", self.name);
                 return Err(refused(message));
             }
             self.headers.push(Header { name, at });
         }
         if self.headers.is_empty() {
-            return Err(refused(format!(
-                "{}: no column of the first line has a name",
-                self.name
-            )));
+            return Err(refused(format!("{}: no column of the first line has a name", self.name)));
         }
         Ok(())
     }
@@ -201,26 +184,15 @@ impl CsvFile {
 
     fn failure(&self, e: &csv::Error) -> Failure {
         match e.kind() {
-            ErrorKind::UnequalLengths {
-                pos,
-                expected_len,
-                len,
-            } => {
+            ErrorKind::UnequalLengths { pos, expected_len, len } => {
                 let line = pos.as_ref().map_or(self.line, csv::Position::line);
-                let quote = if self.seen.quotes.get() % 2 == 1 {
-                    " (is a quote not closed?)"
-                } else {
-                    ""
-                };
+                let quote = if self.seen.quotes.get() % 2 == 1 { " (is a quote not closed?)" } else { "" };
                 let text = format!("it has {len} fields, the first line has {expected_len}{quote}");
                 refused(format!("{}, line {line}: {text}", self.name))
             }
             ErrorKind::Io(io) if io.to_string() == ENDLESS => {
                 let line = self.reader.position().line();
-                refused(format!(
-                    "{}, line {line}: {ENDLESS}; a quote is opened and never closed",
-                    self.name
-                ))
+                refused(format!("{}, line {line}: {ENDLESS}; a quote is opened and never closed", self.name))
             }
             ErrorKind::Io(io) => Failure::new(Kind::System, format!("{}: {io}", self.name)),
             _ => refused(format!("{}: {e}", self.name)),
@@ -237,9 +209,7 @@ impl CsvFile {
         let field = self.record.get(at).unwrap_or_default();
         std::str::from_utf8(field).map_err(|e| {
             let (column, byte) = (at + 1, field.get(e.valid_up_to()).copied().unwrap_or(0));
-            self.refuse(format!(
-                "column {column} is not UTF-8 (byte {byte:#04x}); {ICONV}"
-            ))
+            self.refuse(format!("column {column} is not UTF-8 (byte {byte:#04x}); {ICONV}"))
         })
     }
 

@@ -45,18 +45,12 @@ pub struct Failure {
 
 impl Failure {
     pub fn new(kind: Kind, message: impl Into<String>) -> Failure {
-        Failure {
-            kind,
-            message: message.into(),
-        }
+        Failure { kind, message: message.into() }
     }
 
     /// Names the file that it is about.
     pub fn at(self, place: impl Display) -> Failure {
-        Failure {
-            message: format!("{place}: {}", self.message),
-            ..self
-        }
+        Failure { message: format!("{place}: {}", self.message), ..self }
     }
 
     pub fn io(path: &Path, e: std::io::Error) -> Failure {
@@ -82,15 +76,9 @@ pub fn refused(message: impl Into<String>) -> Failure {
 /// By SQLite's primary result code.
 fn sqlite(code: i32, message: &str) -> Failure {
     let (kind, advice) = match code & 0xff {
-        5 | 6 => (
-            Kind::Busy,
-            "; another program is writing to it: try again, or wait longer with --wait",
-        ),
+        5 | 6 => (Kind::Busy, "; another program is writing to it: try again, or wait longer with --wait"),
         9 => (Kind::Interrupted, ""),
-        3 | 8 | 14 | 23 => (
-            Kind::File,
-            "; are the file and its folder there, and may you write to them?",
-        ),
+        3 | 8 | 14 | 23 => (Kind::File, "; are the file and its folder there, and may you write to them?"),
         26 => (Kind::File, "; it is no SQLite database"),
         11 => (Kind::Damaged, ""),
         7 | 10 | 13 => (Kind::System, ""),
@@ -118,17 +106,11 @@ impl From<rusqlite::Error> for Failure {
                 let text = message.clone().unwrap_or_else(|| e.to_string());
                 sqlite(code.extended_code, &text)
             }
-            rusqlite::Error::SqlInputError {
-                msg, sql, offset, ..
-            } => {
+            rusqlite::Error::SqlInputError { msg, sql, offset, .. } => {
                 let near = usize::try_from(*offset).ok().and_then(|at| sql.get(at..));
                 let near: String = near.unwrap_or("").chars().take(40).collect();
                 let near = near.lines().next().unwrap_or("").trim();
-                if near.is_empty() {
-                    refused(msg.clone())
-                } else {
-                    refused(format!("{msg}, at: {near}"))
-                }
+                if near.is_empty() { refused(msg.clone()) } else { refused(format!("{msg}, at: {near}")) }
             }
             _ => refused(e.to_string()),
         }

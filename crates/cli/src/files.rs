@@ -52,8 +52,7 @@ pub fn open_any(path: &Path, access: Access) -> Result<Replica> {
     conn.busy_timeout(Duration::from_secs(u64::from(seconds)))?;
     if fresh {
         // Readers and a writer at once; a schema may say otherwise.
-        conn.pragma_update(None, "journal_mode", "WAL")
-            .map_err(|e| Failure::from(e).at(path.display()))?;
+        conn.pragma_update(None, "journal_mode", "WAL").map_err(|e| Failure::from(e).at(path.display()))?;
     }
     Ok(replica)
 }
@@ -79,12 +78,7 @@ pub fn has_metadata(replica: &Replica) -> Result<bool> {
 
 /// True: there is no such file, and it is to be made.
 fn look(path: &Path, access: Access) -> Result<bool> {
-    let wrong = |what: &str| {
-        Err(Failure::new(
-            Kind::File,
-            format!("{} {what}", path.display()),
-        ))
-    };
+    let wrong = |what: &str| Err(Failure::new(Kind::File, format!("{} {what}", path.display())));
     let found = match std::fs::metadata(path) {
         Ok(found) => found,
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => {

@@ -78,9 +78,7 @@ impl Command {
     /// What became of the work when it was interrupted.
     fn aftermath(&self) -> &'static str {
         match self {
-            Command::Merge(_) => {
-                "each direction is taken whole or not at all; run it again to go on"
-            }
+            Command::Merge(_) => "each direction is taken whole or not at all; run it again to go on",
             Command::Status(_) | Command::Changes(_) | Command::Diff(_) => "nothing was changed",
             _ => "the database is as it was before",
         }

@@ -75,10 +75,7 @@ pub fn literal(value: &Value) -> String {
             let text = String::from_utf8_lossy(t);
             let short: String = text.chars().take(MAX).collect();
             let more = if short.len() < text.len() { "..." } else { "" };
-            format!(
-                "'{}{more}'",
-                short.escape_debug().to_string().replace('\'', "''")
-            )
+            format!("'{}{more}'", short.escape_debug().to_string().replace('\'', "''"))
         }
         Value::Blob(b) if b.len() > MAX / 2 => {
             format!("x'{}...' ({} bytes)", hex(&b[..MAX / 2]), b.len())

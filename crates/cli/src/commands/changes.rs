@@ -46,13 +46,8 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn export(replica: &Replica, since: i64, out: &Path) -> Result<()> {
-    if files::same(
-        Path::new(replica.connection().path().unwrap_or_default()),
-        out,
-    ) {
-        return Err(usage(
-            "the changes cannot be written over the database itself",
-        ));
+    if files::same(Path::new(replica.connection().path().unwrap_or_default()), out) {
+        return Err(usage("the changes cannot be written over the database itself"));
     }
     let spinner = progress::spinner("writing changes");
     let bytes = replica.changeset_since(since)?;
@@ -67,10 +62,7 @@ fn export(replica: &Replica, since: i64, out: &Path) -> Result<()> {
     if out != Path::new("-") {
         let version = replica.db_version()?;
         let size = count(bytes.len() as u64, "byte");
-        line(format!(
-            "{}: {size}, versions {since} to {version}",
-            out.display()
-        ))?;
+        line(format!("{}: {size}, versions {since} to {version}", out.display()))?;
     }
     Ok(())
 }
@@ -118,11 +110,8 @@ fn print(replica: &Replica, since: i64, json: bool) -> Result<()> {
 }
 
 fn as_json(c: &Change) -> String {
-    let key: Vec<serde_json::Value> = rejoin::unpack_key(&c.pk)
-        .unwrap_or_default()
-        .iter()
-        .map(output::value)
-        .collect();
+    let key: Vec<serde_json::Value> =
+        rejoin::unpack_key(&c.pk).unwrap_or_default().iter().map(output::value).collect();
     json!({
         "table": c.table, "key": key, "pk": hex(&c.pk), "cid": c.cid, "val": output::value(&c.val),
         "col_version": c.col_version, "db_version": c.db_version, "site_id": hex(&c.site), "cl": c.cl, "seq": c.seq,

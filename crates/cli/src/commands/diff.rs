@@ -69,11 +69,8 @@ pub fn run(args: Args) -> Result<()> {
         return Err(usage("both are the same file"));
     }
     let open = |path: &Path| {
-        let replica = if args.all {
-            files::open(path, Access::Read)
-        } else {
-            files::open_replica(path, Access::Read)
-        };
+        let replica =
+            if args.all { files::open(path, Access::Read) } else { files::open_replica(path, Access::Read) };
         let replica = replica?;
         // One state of each, whoever writes meanwhile.
         replica.connection().execute_batch("BEGIN")?;
@@ -97,20 +94,13 @@ pub fn run(args: Args) -> Result<()> {
 
 fn table_names(replica: &Replica, all: bool) -> Result<Vec<String>> {
     if !all {
-        return Ok(replica
-            .status()?
-            .tables
-            .into_iter()
-            .map(|t| t.name)
-            .collect());
+        return Ok(replica.status()?.tables.into_iter().map(|t| t.name).collect());
     }
     let mut q = replica.connection().prepare(
         "SELECT name FROM pragma_table_list WHERE schema = 'main' AND type = 'table' \
          AND name NOT GLOB 'crsql_*' AND name NOT GLOB 'sqlite_*' ORDER BY name",
     )?;
-    let names = q
-        .query_map([], |row| row.get(0))?
-        .collect::<rusqlite::Result<_>>()?;
+    let names = q.query_map([], |row| row.get(0))?.collect::<rusqlite::Result<_>>()?;
     Ok(names)
 }
 
@@ -118,21 +108,13 @@ fn compare(a: &Replica, b: &Replica, args: &Args) -> Result<Comparison> {
     let (left, right) = (table_names(a, args.all)?, table_names(b, args.all)?);
     let mut found = Comparison::default();
     let has = |names: &[String], name: &str| names.iter().any(|n| n.eq_ignore_ascii_case(name));
-    let kind = if args.all {
-        "table"
-    } else {
-        "replicated table"
-    };
+    let kind = if args.all { "table" } else { "replicated table" };
     for name in right.iter().filter(|n| !has(&left, n)) {
-        found
-            .schema
-            .push(format!("{kind} \"{name}\" is only in {}", args.b.display()));
+        found.schema.push(format!("{kind} \"{name}\" is only in {}", args.b.display()));
     }
     for name in &left {
         if !has(&right, name) {
-            found
-                .schema
-                .push(format!("{kind} \"{name}\" is only in {}", args.a.display()));
+            found.schema.push(format!("{kind} \"{name}\" is only in {}", args.a.display()));
             continue;
         }
         compare_table(a.connection(), b.connection(), name, args, &mut found)?;
@@ -152,15 +134,8 @@ fn columns(conn: &Connection, table: &str) -> Result<Vec<Column>> {
         "SELECT name, upper(type) || iif(\"notnull\", ' NOT NULL', '') || coalesce(' DEFAULT ' || dflt_value, ''), pk \
          FROM pragma_table_xinfo(?1, 'main') WHERE hidden = 0 ORDER BY cid",
     )?;
-    let read = |row: &Row<'_>| {
-        Ok(Column {
-            name: row.get(0)?,
-            decl: row.get(1)?,
-            key: row.get(2)?,
-        })
-    };
-    Ok(q.query_map([table], read)?
-        .collect::<rusqlite::Result<_>>()?)
+    let read = |row: &Row<'_>| Ok(Column { name: row.get(0)?, decl: row.get(1)?, key: row.get(2)? });
+    Ok(q.query_map([table], read)?.collect::<rusqlite::Result<_>>()?)
 }
 
 /// Names of the key columns in key order, and of the others that both have.
@@ -171,9 +146,7 @@ fn shared(
     args: &Args,
     found: &mut Comparison,
 ) -> Option<(Vec<String>, Vec<String>)> {
-    let twin = |list: &'_ [Column], name: &str| {
-        list.iter().position(|c| c.name.eq_ignore_ascii_case(name))
-    };
+    let twin = |list: &'_ [Column], name: &str| list.iter().position(|c| c.name.eq_ignore_ascii_case(name));
     for (list, other, place) in [(a, b, &args.a), (b, a, &args.b)] {
         for c in list.iter().filter(|c| twin(other, &c.name).is_none()) {
             found.schema.push(format!(
@@ -191,13 +164,8 @@ fn shared(
             continue;
         };
         if c.decl != d.decl || c.key != d.key {
-            let what = format!(
-                "column \"{}\" of table \"{table}\" is declared in two ways",
-                c.name
-            );
-            found
-                .schema
-                .push(format!("{what}: {} | {}", declared(c), declared(d)));
+            let what = format!("column \"{}\" of table \"{table}\" is declared in two ways", c.name);
+            found.schema.push(format!("{what}: {} | {}", declared(c), declared(d)));
         }
         same_key &= c.key == d.key;
         if c.key == 0 {
@@ -212,40 +180,20 @@ fn shared(
         return None;
     }
     // Without a key a row is all that it holds.
-    Some(if keys.is_empty() {
-        (rest, Vec::new())
-    } else {
-        (keys, rest)
-    })
+    Some(if keys.is_empty() { (rest, Vec::new()) } else { (keys, rest) })
 }
 
 fn declared(c: &Column) -> String {
-    let key = if c.key > 0 {
-        format!(" (key {})", c.key)
-    } else {
-        String::new()
-    };
-    let decl = if c.decl.is_empty() {
-        "no type"
-    } else {
-        &c.decl
-    };
+    let key = if c.key > 0 { format!(" (key {})", c.key) } else { String::new() };
+    let decl = if c.decl.is_empty() { "no type" } else { &c.decl };
     format!("{decl}{key}")
 }
 
 fn query(table: &str, keys: &[String], rest: &[String]) -> String {
     let quote = |name: &String| format!("\"{}\"", name.replace('"', "\"\""));
     let all: Vec<String> = keys.iter().chain(rest).map(quote).collect();
-    let order: Vec<String> = keys
-        .iter()
-        .map(|k| format!("{} COLLATE BINARY", quote(k)))
-        .collect();
-    format!(
-        "SELECT {} FROM main.{} ORDER BY {}",
-        all.join(", "),
-        quote(&table.to_owned()),
-        order.join(", ")
-    )
+    let order: Vec<String> = keys.iter().map(|k| format!("{} COLLATE BINARY", quote(k))).collect();
+    format!("SELECT {} FROM main.{} ORDER BY {}", all.join(", "), quote(&table.to_owned()), order.join(", "))
 }
 
 /// Numbers before text before blobs, as SQLite sorts.
@@ -300,10 +248,7 @@ fn compare_table(
             (None, Some(_)) => Ordering::Greater,
             (Some(x), Some(y)) => {
                 let pairs = x.iter().zip(y).take(keys.len());
-                pairs
-                    .map(|(x, y)| order(x, y))
-                    .find(|o| o.is_ne())
-                    .unwrap_or(Ordering::Equal)
+                pairs.map(|(x, y)| order(x, y)).find(|o| o.is_ne()).unwrap_or(Ordering::Equal)
             }
         };
         let what = match side {
@@ -321,11 +266,7 @@ fn compare_table(
             if shown < args.rows {
                 shown += 1;
                 let key = row.iter().flatten().take(keys.len()).cloned().collect();
-                found.shown.push(Difference {
-                    table: table.to_owned(),
-                    key,
-                    what,
-                });
+                found.shown.push(Difference { table: table.to_owned(), key, what });
             }
         }
         if side != Ordering::Greater {
@@ -345,9 +286,7 @@ fn compare_table(
 fn cells(names: &[String], from: usize, x: Option<&[Value]>, y: Option<&[Value]>) -> Option<What> {
     let pairs = x?.iter().zip(y?).skip(from).zip(names);
     let differ = pairs.filter(|((x, y), _)| !x.as_ref().same(y.as_ref()));
-    let list: Vec<_> = differ
-        .map(|((x, y), name)| (name.clone(), x.clone(), y.clone()))
-        .collect();
+    let list: Vec<_> = differ.map(|((x, y), name)| (name.clone(), x.clone(), y.clone())).collect();
     (!list.is_empty()).then_some(What::Cells(list))
 }
 
@@ -381,18 +320,13 @@ fn as_text(found: &Comparison, args: &Args) -> String {
     let mut lines = found.schema.clone();
     for d in &found.shown {
         let key: Vec<String> = d.key.iter().map(literal).collect();
-        let key = if key.len() == 1 {
-            key.concat()
-        } else {
-            format!("({})", key.join(", "))
-        };
+        let key = if key.len() == 1 { key.concat() } else { format!("({})", key.join(", ")) };
         lines.push(match &d.what {
             What::OnlyLeft => format!("{} {key}: only in {}", d.table, args.a.display()),
             What::OnlyRight => format!("{} {key}: only in {}", d.table, args.b.display()),
             What::Cells(list) => {
-                let cell = |(name, x, y): &(String, Value, Value)| {
-                    format!("{name} {} | {}", literal(x), literal(y))
-                };
+                let cell =
+                    |(name, x, y): &(String, Value, Value)| format!("{name} {} | {}", literal(x), literal(y));
                 let cells: Vec<String> = list.iter().map(cell).collect();
                 format!("{} {key}: {}", d.table, cells.join(", "))
             }
@@ -404,9 +338,7 @@ fn as_text(found: &Comparison, args: &Args) -> String {
     }
     for (name, n) in found.tables.iter().filter(|(_, n)| n[2] + n[3] + n[4] > 0) {
         let [_, _, left, right, both] = n.map(number);
-        lines.push(format!(
-            "{name}: {left} rows only left, {right} only right, {both} different"
-        ));
+        lines.push(format!("{name}: {left} rows only left, {right} only right, {both} different"));
     }
     lines.join("\n")
 }

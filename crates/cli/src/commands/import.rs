@@ -94,22 +94,10 @@ pub fn run(args: Args) -> Result<()> {
             "new": done.fresh, "skipped_columns": done.skipped, "defaulted_columns": done.defaulted,
         }));
     }
-    let made = if done.made {
-        " (made and replicated)"
-    } else {
-        ""
-    };
-    line(format!(
-        "{}{made}: {} read, {} new",
-        args.table,
-        count(done.rows, "row"),
-        number(done.fresh)
-    ))?;
+    let made = if done.made { " (made and replicated)" } else { "" };
+    line(format!("{}{made}: {} read, {} new", args.table, count(done.rows, "row"), number(done.fresh)))?;
     if !done.skipped.is_empty() {
-        line(format!(
-            "skipped, the table has no such column: {}",
-            done.skipped.join(", ")
-        ))?;
+        line(format!("skipped, the table has no such column: {}", done.skipped.join(", ")))?;
     }
     if !done.replicated {
         line(format!(
@@ -138,21 +126,9 @@ fn import(replica: &Replica, source: &Source, args: &Args) -> Result<Done> {
     let fresh = table.rows(conn)?.saturating_sub(before);
     tx.commit()?;
     let status = replica.status()?;
-    let replicated = status
-        .tables
-        .iter()
-        .any(|t| t.name.eq_ignore_ascii_case(&args.table));
-    let Plan {
-        skipped, defaulted, ..
-    } = plan;
-    Ok(Done {
-        made,
-        replicated,
-        rows,
-        fresh,
-        skipped,
-        defaulted,
-    })
+    let replicated = status.tables.iter().any(|t| t.name.eq_ignore_ascii_case(&args.table));
+    let Plan { skipped, defaulted, .. } = plan;
+    Ok(Done { made, replicated, rows, fresh, skipped, defaulted })
 }
 
 fn quote(name: &str) -> String {
@@ -175,7 +151,8 @@ struct Table {
 
 impl Table {
     fn find(conn: &Connection, name: &str) -> Result<Option<Table>> {
-        let sql = "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
+        let sql =
+            "SELECT name, type FROM pragma_table_list WHERE schema = 'main' AND name = ?1 COLLATE NOCASE";
         let mut q = conn.prepare(sql)?;
         let mut rows = q.query([name])?;
         let Some(row) = rows.next()? else {
@@ -183,9 +160,7 @@ impl Table {
         };
         let (name, kind): (String, String) = (row.get(0)?, row.get(1)?);
         if kind != "table" || name.starts_with("crsql_") || name.starts_with("sqlite_") {
-            return Err(refused(format!(
-                "\"{name}\" is a {kind} that cannot be imported into"
-            )));
+            return Err(refused(format!("\"{name}\" is a {kind} that cannot be imported into")));
         }
         let mut q = conn.prepare(
             "SELECT name, type, \"notnull\", dflt_value IS NOT NULL, pk > 0, hidden >= 2 \
@@ -194,18 +169,10 @@ impl Table {
         let columns = q.query_map([&name], |row| {
             let kind: String = row.get(1)?;
             let kind = kind.to_ascii_uppercase();
-            let text =
-                ["CHAR", "CLOB", "TEXT"].iter().any(|t| kind.contains(t)) && !kind.contains("INT");
+            let text = ["CHAR", "CLOB", "TEXT"].iter().any(|t| kind.contains(t)) && !kind.contains("INT");
             let (not_null, has_default) = (row.get(2)?, row.get(3)?);
             let (key, generated) = (row.get(4)?, row.get(5)?);
-            Ok(Column {
-                name: row.get(0)?,
-                text,
-                not_null,
-                has_default,
-                key,
-                generated,
-            })
+            Ok(Column { name: row.get(0)?, text, not_null, has_default, key, generated })
         })?;
         let columns = columns.collect::<rusqlite::Result<_>>()?;
         Ok(Some(Table { name, columns }))
@@ -241,32 +208,19 @@ impl Plan {
             table.columns.iter().find(matches)
         };
         let mut fields = Vec::new();
-        let mut skipped: Vec<String> = file
-            .unnamed
-            .iter()
-            .map(|n| format!("column {n} (no name)"))
-            .collect();
+        let mut skipped: Vec<String> = file.unnamed.iter().map(|n| format!("column {n} (no name)")).collect();
         for h in &file.headers {
             let Some(c) = find(&h.name) else {
                 skipped.push(h.name.clone());
                 continue;
             };
             let empty = (c.text && c.not_null && !c.key).then_some("");
-            fields.push(Field {
-                at: h.at,
-                name: c.name.clone(),
-                key: c.key,
-                empty,
-            });
+            fields.push(Field { at: h.at, name: c.name.clone(), key: c.key, empty });
         }
         let lacks = |c: &&Column| !c.generated && !fields.iter().any(|f| f.name == c.name);
         let missing: Vec<&Column> = table.columns.iter().filter(lacks).collect();
         let needed = |c: &&&Column| c.key || (c.not_null && !c.has_default);
-        let needed: Vec<&str> = missing
-            .iter()
-            .filter(needed)
-            .map(|c| c.name.as_str())
-            .collect();
+        let needed: Vec<&str> = missing.iter().filter(needed).map(|c| c.name.as_str()).collect();
         if !needed.is_empty() {
             return Err(refused(format!(
                 "the file has no column for {} of table \"{}\", which must have a value; it has {}",
@@ -277,12 +231,7 @@ impl Plan {
         }
         let defaulted = missing.iter().map(|c| c.name.clone()).collect();
         let sql = statement(table, &fields, args.existing);
-        Ok(Plan {
-            sql,
-            fields,
-            skipped,
-            defaulted,
-        })
+        Ok(Plan { sql, fields, skipped, defaulted })
     }
 }
 
@@ -290,18 +239,8 @@ fn statement(table: &Table, fields: &[Field], existing: Existing) -> String {
     let list = |items: Vec<String>| items.join(", ");
     let columns = list(fields.iter().map(|f| quote(&f.name)).collect());
     let places = list((1..=fields.len()).map(|i| format!("?{i}")).collect());
-    let mut sql = format!(
-        "INSERT INTO main.{}({columns}) VALUES ({places})",
-        quote(&table.name)
-    );
-    let keys = list(
-        table
-            .columns
-            .iter()
-            .filter(|c| c.key)
-            .map(|c| quote(&c.name))
-            .collect(),
-    );
+    let mut sql = format!("INSERT INTO main.{}({columns}) VALUES ({places})", quote(&table.name));
+    let keys = list(table.columns.iter().filter(|c| c.key).map(|c| quote(&c.name)).collect());
     if keys.is_empty() || existing == Existing::Fail {
         return sql;
     }
@@ -326,10 +265,9 @@ fn insert(conn: &Connection, file: &mut CsvFile, plan: &Plan) -> Result<u64> {
             let text = file.text(f.at)?;
             let value = if text.is_empty() { f.empty } else { Some(text) };
             if f.key && value.is_none() {
-                return Err(file.refuse(format!(
-                    "the key column \"{}\" is empty; nothing was imported",
-                    f.name
-                )));
+                return Err(
+                    file.refuse(format!("the key column \"{}\" is empty; nothing was imported", f.name))
+                );
             }
             values.push(value);
         }
@@ -369,11 +307,7 @@ fn type_of(text: &str) -> Type {
     // A number with leading zeros is a name.
     let named = digits.len() > 1 && digits.starts_with('0') && !digits.starts_with("0.");
     if !digits.starts_with(|c: char| c.is_ascii_digit()) || named {
-        return if text.is_empty() {
-            Type::Unknown
-        } else {
-            Type::Text
-        };
+        return if text.is_empty() { Type::Unknown } else { Type::Text };
     }
     if text.parse::<i64>().is_ok() {
         return Type::Integer;
@@ -395,15 +329,9 @@ fn make(replica: &Replica, source: &Source, args: &Args) -> Result<()> {
     }
     let mut keys = Vec::new();
     for key in &args.key {
-        let found = file
-            .headers
-            .iter()
-            .position(|h| h.name.eq_ignore_ascii_case(key));
+        let found = file.headers.iter().position(|h| h.name.eq_ignore_ascii_case(key));
         let found = found.ok_or_else(|| {
-            usage(format!(
-                "--key {key}: the file has no such column; it has {}",
-                names(&file)
-            ))
+            usage(format!("--key {key}: the file has no such column; it has {}", names(&file)))
         })?;
         keys.push(found);
     }
@@ -433,11 +361,8 @@ fn make(replica: &Replica, source: &Source, args: &Args) -> Result<()> {
         let not_null = if key { " NOT NULL" } else { "" };
         columns.push(format!("{} {kind}{not_null}", quote(&h.name)));
     }
-    let keys: Vec<String> = keys
-        .iter()
-        .filter_map(|n| file.headers.get(*n))
-        .map(|h| quote(&h.name))
-        .collect();
+    let keys: Vec<String> =
+        keys.iter().filter_map(|n| file.headers.get(*n)).map(|h| quote(&h.name)).collect();
     replica.connection().execute_batch(&format!(
         "CREATE TABLE main.{}({}, PRIMARY KEY({}))",
         quote(&args.table),

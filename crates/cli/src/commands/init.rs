@@ -76,17 +76,8 @@ pub fn remove(db: &Path) {
 }
 
 /// Statements that cannot be, or need not be, inside a transaction of ours.
-const OUTSIDE: [&str; 9] = [
-    "PRAGMA",
-    "BEGIN",
-    "COMMIT",
-    "END",
-    "ROLLBACK",
-    "SAVEPOINT",
-    "RELEASE",
-    "VACUUM",
-    "ATTACH",
-];
+const OUTSIDE: [&str; 9] =
+    ["PRAGMA", "BEGIN", "COMMIT", "END", "ROLLBACK", "SAVEPOINT", "RELEASE", "VACUUM", "ATTACH"];
 
 /// Runs every statement of a text.
 fn script(replica: &Replica, sql: &str) -> Result<()> {
@@ -135,15 +126,9 @@ fn first_word(sql: &str) -> String {
     let mut rest = sql.trim_start();
     loop {
         if let Some(comment) = rest.strip_prefix("--") {
-            rest = comment
-                .split_once('\n')
-                .map_or("", |(_, after)| after)
-                .trim_start();
+            rest = comment.split_once('\n').map_or("", |(_, after)| after).trim_start();
         } else if let Some(comment) = rest.strip_prefix("/*") {
-            rest = comment
-                .split_once("*/")
-                .map_or("", |(_, after)| after)
-                .trim_start();
+            rest = comment.split_once("*/").map_or("", |(_, after)| after).trim_start();
         } else {
             break;
         }

@@ -42,16 +42,8 @@ pub fn run(args: Args) -> Result<()> {
     if args.json {
         output::json(&json!({ "a": output::applied(&here), "b": output::applied(&there) }))?;
     } else {
-        line(format!(
-            "{} <- {}",
-            args.a.display(),
-            output::applied_text(&here)
-        ))?;
-        line(format!(
-            "{} <- {}",
-            args.b.display(),
-            output::applied_text(&there)
-        ))?;
+        line(format!("{} <- {}", args.a.display(), output::applied_text(&here)))?;
+        line(format!("{} <- {}", args.b.display(), output::applied_text(&there)))?;
     }
     if copies && a.site_id()? == b.site_id()? {
         eprintln!(

@@ -25,9 +25,7 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<()> {
     let replica = files::open(&args.db, Access::Read)?;
-    let status = replica
-        .status()
-        .map_err(|e| crate::failure::Failure::from(e).at(args.db.display()))?;
+    let status = replica.status().map_err(|e| crate::failure::Failure::from(e).at(args.db.display()))?;
     if args.json {
         return output::json(&as_json(&status));
     }
@@ -46,11 +44,8 @@ fn ranges(vector: &VersionVector, site: &SiteId) -> Vec<(u64, u64)> {
 }
 
 fn as_json(s: &Status) -> Value {
-    let vector: Map<String, Value> = s
-        .vector
-        .iter()
-        .map(|(site, _)| (site.to_string(), json!(ranges(&s.vector, site))))
-        .collect();
+    let vector: Map<String, Value> =
+        s.vector.iter().map(|(site, _)| (site.to_string(), json!(ranges(&s.vector, site)))).collect();
     let tables: Vec<Value> = s
         .tables
         .iter()
@@ -90,13 +85,7 @@ fn as_text(s: &Status, own: SiteId) -> String {
         let label = if n == 0 { "vector" } else { "" };
         let list: Vec<String> = ranges(&s.vector, site)
             .into_iter()
-            .map(|(from, to)| {
-                if from == to {
-                    from.to_string()
-                } else {
-                    format!("{from}-{to}")
-                }
-            })
+            .map(|(from, to)| if from == to { from.to_string() } else { format!("{from}-{to}") })
             .collect();
         let mine = if *site == own { "  (this one)" } else { "" };
         text += &format!("{label:<10}{site}  {}{mine}\n", list.join(", "));
@@ -112,22 +101,11 @@ fn as_text(s: &Status, own: SiteId) -> String {
     };
     let rows: Vec<Vec<String>> = s.tables.iter().map(row).collect();
     if !rows.is_empty() {
-        let header = [
-            "table",
-            "rows",
-            "tombstones",
-            "metadata bytes per row",
-            "parked",
-        ];
+        let header = ["table", "rows", "tombstones", "metadata bytes per row", "parked"];
         text += &format!("\n{}\n", output::table(&header, rows));
     }
     for p in &s.parked {
-        text += &format!(
-            "\nparked: {} of table \"{}\": {}",
-            count(p.changes, "change"),
-            p.table,
-            p.reason
-        );
+        text += &format!("\nparked: {} of table \"{}\": {}", count(p.changes, "change"), p.table, p.reason);
     }
     for t in &s.tables {
         if let Some(version) = t.unwatched_since {

@@ -31,18 +31,10 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<()> {
-    let access = if args.repair {
-        Access::Write
-    } else {
-        Access::Read
-    };
+    let access = if args.repair { Access::Write } else { Access::Read };
     let replica = files::open_any(&args.db, access)?;
     let spinner = progress::spinner("comparing");
-    let report = if args.repair {
-        replica.repair()
-    } else {
-        replica.verify()
-    };
+    let report = if args.repair { replica.repair() } else { replica.verify() };
     spinner.finish_and_clear();
     let report = report.map_err(|e| Failure::from(e).at(args.db.display()))?;
     if args.json {
@@ -77,10 +69,7 @@ pub fn run(args: Args) -> Result<()> {
         return Ok(());
     }
     let hint = if !args.repair && report.problems.iter().any(|p| p.repairable) {
-        format!(
-            "`rejoin verify {} --repair` mends what can be mended",
-            args.db.display()
-        )
+        format!("`rejoin verify {} --repair` mends what can be mended", args.db.display())
     } else {
         String::new()
     };
