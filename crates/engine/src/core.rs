@@ -172,7 +172,8 @@ pub struct Queries {
     cookie: Option<Stmt>,
     pub log_put: Option<Stmt>,
     meta_put: Option<Stmt>,
-    log_after: Option<Stmt>,
+    pub log_after: Option<Stmt>,
+    pub log_at: Option<Stmt>,
 }
 
 /// Per table: ranges of keys.

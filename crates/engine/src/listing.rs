@@ -1,13 +1,13 @@
 //! The changes of one db_version, read back from the log's lists and the rows' metadata.
 
 use crate::catalog::{KeyKind, Table};
-use crate::core::{Core, LogRow, read_log_head};
+use crate::core::{Core, LogRow, cached, read_log_head};
 use crate::error::Result;
 use crate::log::Changes;
 use crate::parked::Parked;
 use crate::store::{Loc, Record};
 use rejoin_crdt::meta::{RowMeta, Sentinel};
-use rejoin_sqlite::ValueRef;
+use rejoin_sqlite::{Stmt, ValueRef};
 use std::collections::HashSet;
 use std::rc::Rc;
 
@@ -113,10 +113,32 @@ impl Unit {
     }
 }
 
+/// The log from a row on, with the columns that `read_log_head` reads and the changes.
+pub const LOG_FROM: &str = "SELECT id, db_version, site, version, clock, nonce, chain, high, changes \
+     FROM main.crsql_log WHERE id >= ?1 ORDER BY id";
+
+fn read_unit(q: &mut Stmt, lsn: i64) -> Result<Option<(Vec<LogRow>, i64)>> {
+    q.bind_int(1, lsn)?;
+    let mut rows: Vec<LogRow> = Vec::new();
+    let mut next = lsn;
+    while q.step()? {
+        let mut row = read_log_head(q)?;
+        if rows.first().is_some_and(|r| r.db_version != row.db_version) {
+            break;
+        }
+        row.changes = Changes::decode(q.column_blob(8), &row.base())?;
+        next = row.lsn + 1;
+        rows.push(row);
+    }
+    Ok((!rows.is_empty()).then_some((rows, next)))
+}
+
 impl Core {
     /// The first log row whose db_version is at least `db_version`, or one past the end.
     pub fn first_log_row(&mut self, db_version: i64) -> Result<i64> {
-        let mut q = self.db.prepare_transient(
+        let q = cached(
+            &mut self.q.log_at,
+            self.db,
             "SELECT id, db_version FROM main.crsql_log WHERE id >= ?1 ORDER BY id LIMIT 1",
         )?;
         let mut at = |id: i64| -> Result<Option<(i64, i64)>> {
@@ -150,23 +172,10 @@ impl Core {
 
     /// The log rows of the first db_version at or after row `lsn`, and the row after them.
     pub fn log_unit(&mut self, lsn: i64) -> Result<Option<(Vec<LogRow>, i64)>> {
-        let mut q = self.db.prepare_transient(
-            "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log \
-             WHERE id >= ?1 ORDER BY id",
-        )?;
-        q.bind_int(1, lsn)?;
-        let mut rows: Vec<LogRow> = Vec::new();
-        let mut next = lsn;
-        while q.step()? {
-            let mut row = read_log_head(&q)?;
-            if rows.first().is_some_and(|r| r.db_version != row.db_version) {
-                break;
-            }
-            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            next = row.lsn + 1;
-            rows.push(row);
-        }
-        Ok((!rows.is_empty()).then_some((rows, next)))
+        let q = cached(&mut self.q.log_after, self.db, LOG_FROM)?;
+        let read = read_unit(q, lsn);
+        q.reset();
+        read
     }
 
     /// The changes that these log rows (all of one db_version) list.
