@@ -132,6 +132,21 @@ impl Engine {
         })
     }
 
+    /// What the file's mode demands before the connection's first write: the hook, in an owned file.
+    pub fn watch(&self) -> Result<()> {
+        match self.core()?.refresh(false) {
+            Err(Error::NeedsUpgrade) => Ok(()),
+            // It is to be repaired through this connection; a shared file's triggers refuse writes meanwhile.
+            Err(Error::Damaged { .. }) if !self.says_owned()? => Ok(()),
+            other => other,
+        }
+    }
+
+    fn says_owned(&self) -> Result<bool> {
+        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = 'mode'")?;
+        Ok(q.step()? && q.column_text(0) == b"owned")
+    }
+
     /// Joins the write transaction: from here on its end is told to the engine.
     pub fn join(&self) -> Result<()> {
         if self.joined.get() {

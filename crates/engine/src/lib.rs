@@ -12,6 +12,7 @@ mod changes;
 mod changeset;
 mod codec;
 mod config;
+mod copies;
 mod core;
 mod digest;
 mod emit;

@@ -2,11 +2,12 @@
 
 use crate::apply;
 use crate::changeset::{Reader, make};
+use crate::copies;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::observe::Commit;
 use crate::{Applied, Report, SiteId, Status, VersionVector};
-use rejoin_sqlite::Db;
+use rejoin_sqlite::{Db, ValueRef};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::rc::Rc;
@@ -19,11 +20,14 @@ pub struct Options {
     pub create: bool,
     /// Only reading: nothing that the file has is changed, not even its metadata.
     pub read_only: bool,
+    /// Make the file this program's own, if it is not yet: no other program may write to it, and its changes are
+    /// captured without triggers. Another connection must not be open on it.
+    pub owned: bool,
 }
 
 impl Default for Options {
     fn default() -> Options {
-        Options { create: true, read_only: false }
+        Options { create: true, read_only: false, owned: false }
     }
 }
 
@@ -51,13 +55,25 @@ impl Replica {
         if options.create && !options.read_only {
             flags |= OpenFlags::SQLITE_OPEN_CREATE;
         }
-        Replica::attach(Connection::open_with_flags(path, flags)?)
+        let replica = Replica::attach(Connection::open_with_flags(path, flags)?)?;
+        if options.owned {
+            crate::mode::set(&replica.engine, ValueRef::Text(b"owned"))?;
+        }
+        Ok(replica)
     }
 
-    /// The engine on a connection that the host has opened in its own way.
+    /// The engine on a connection that the host has opened in its own way, and keyed if it is encrypted.
+    ///
+    /// An owned file takes the connection's preupdate hook, and is refused if something else has it.
     pub fn attach(conn: Connection) -> Result<Replica> {
         let engine = Db::with(&conn, Engine::register)?;
-        Ok(Replica { engine, conn })
+        // An owned file is captured by a hook, which has to stand before the first write. A file that this build cannot
+        // read is told with the first call that needs to.
+        let looked = engine.core().and_then(|mut core| core.refresh(false));
+        match looked {
+            Ok(()) | Err(Error::NeedsUpgrade | Error::TooNew { .. }) => Ok(Replica { engine, conn }),
+            Err(e) => Err(e),
+        }
     }
 
     /// A clock of the caller's, Unix milliseconds: for tests.
@@ -93,7 +109,7 @@ impl Replica {
 
     /// Writes under another id from here on: for a copy of a file, which must not write under the id of the original.
     pub fn new_site_id(&self) -> Result<SiteId> {
-        apply::new_site(&self.engine)
+        copies::new_site(&self.engine)
     }
 
     /// The last committed version, as `crsql_db_version()`.
@@ -127,15 +143,44 @@ impl Replica {
         apply::apply(&self.engine, bytes, apply::Options::default())
     }
 
-    /// Gives each what the other has; what came of it here and there. Lineage does not matter.
+    /// Gives each what the other has; what came of it here and there. Lineage does not matter, and of two histories under
+    /// one site id, which a copied file brings about, one goes on under an id of its own.
     pub fn merge_with(&self, other: &Replica) -> Result<(Applied, Applied)> {
+        if self.site_id()? == other.site_id()? {
+            other.new_site_id()?;
+        }
         let options = apply::Options { any_lineage: true, over_gap: false };
         let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
             Some(bytes) => apply::apply(&to.engine, &bytes, options),
             None => Ok(Applied::default()),
         };
+        self.part_from(other)?;
         let here = take(other, self)?;
         Ok((here, take(self, other)?))
+    }
+
+    /// Settles the forks between two replicas.
+    fn part_from(&self, other: &Replica) -> Result<()> {
+        let theirs = other.vector()?;
+        for (site, ours) in self.vector()?.iter().filter(|(site, _)| theirs.ranges(site).is_some()) {
+            let last = ours.max().min(theirs.max(site));
+            let at = |r: &Replica| copies::chain_at(&r.engine, *site, last);
+            if at(self)?.is_some_and(|mine| at(other).is_ok_and(|theirs| theirs == Some(mine))) {
+                continue;
+            }
+            let (mine, others) = (copies::chains(&self.engine, *site)?, copies::chains(&other.engine, *site)?);
+            if let Some((common, we)) = copies::parting(&mine, &others) {
+                copies::give_way(if we { &self.engine } else { &other.engine }, *site, common)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What of `site` came after version `common` goes on under this replica's own id, a new one if the site is its own:
+    /// the way out of [`Error::Fork`] between two replicas neither of which is that site. The side with the smaller chain hash
+    /// gives way.
+    pub fn give_way(&self, site: SiteId, common: u64) -> Result<()> {
+        copies::give_way(&self.engine, site, common)
     }
 
     /// Calls `f` with each committed transaction that changed a replicated table, merged ones included. It is called

@@ -33,12 +33,13 @@ fn property(name: &str, cases: u64, family: &Family) {
         let (program, how) = program.shrink(&|p| run(p, !family.failures).err());
         let steps: Vec<String> = program.steps.iter().map(|s| format!("  {s:?}")).collect();
         panic!(
-            "{how}\nclocks {:?} skew {:?} equal {:?} layouts {:?} migrations {:?}\n{}\n\
+            "{how}\nclocks {:?} skew {:?} equal {:?} layouts {:?} owned {:?} migrations {:?}\n{}\n\
              REJOIN_SEED={seed} cargo test -p rejoin --test it properties::{name}",
             program.clocks,
             program.skew_ms,
             program.merge_equal_values,
             program.layouts,
+            program.owned,
             program.migrations,
             steps.join("\n")
         );
@@ -55,6 +56,18 @@ fn local_writes() {
 fn failures_and_rollbacks() {
     let family = Family { replicas_max: 1, failures: true, ..Family::default() };
     property("failures_and_rollbacks", 60, &family);
+}
+
+#[test]
+fn changesets() {
+    let family = Family { replicas_max: 4, native: true, bulk: true, ..Family::default() };
+    property("changesets", 60, &family);
+}
+
+#[test]
+fn changesets_and_row_wise() {
+    let family = Family { replicas_max: 4, native: true, merges: true, failures: true, ..Family::default() };
+    property("changesets_and_row_wise", 60, &family);
 }
 
 #[test]

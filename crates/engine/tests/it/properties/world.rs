@@ -43,6 +43,7 @@ impl<'a> World<'a> {
                 program.clocks[n],
                 program.merge_equal_values[n],
                 program.layouts[n],
+                program.owned[n],
             )?);
         }
         Ok(World {
@@ -62,7 +63,7 @@ impl<'a> World<'a> {
         for (n, step) in self.program.steps.iter().enumerate() {
             self.step(step).map_err(|e| format!("step {n}: {e}"))?;
         }
-        self.finish().map_err(|e| format!("at the end: {e}"))
+        self.finish().map_err(|e| format!("finally: {e}"))
     }
 
     fn wait(&mut self, ms: i64) {
@@ -85,7 +86,10 @@ impl<'a> World<'a> {
                 self.write(at, *keep, stmts)?;
                 self.check(*who)
             }
-            Step::Native { .. } => Ok(()),
+            Step::Native { from, to } => {
+                self.native(*from, *to)?;
+                self.check(*to)
+            }
             Step::Migrate(who) => {
                 self.migrate(*who)?;
                 self.check(*who)
@@ -122,7 +126,23 @@ impl<'a> World<'a> {
             }
             peer.compare(conn)?;
         }
-        Ok(())
+        peer.verify(0)
+    }
+
+    /// Everything that `to` misses, as a changeset. True: something was new.
+    fn native(&mut self, from: usize, to: usize) -> Check<bool> {
+        let theirs = told("vector", self.peers[to].replica(0)?.vector())?;
+        let cut = self.peers[from].model.cut_for(self.peers[to].model.vector());
+        let bytes = told("changeset", self.peers[from].replica(1)?.changeset_for(&theirs))?;
+        let stored = self.peers[to].model.apply_cut(&cut).map_err(|why| format!("{why:?}"))?;
+        let Some(bytes) = bytes else {
+            return if cut.txs.is_empty() { Ok(false) } else { Err(format!("no changeset, but {cut:?}")) };
+        };
+        let applied = told("apply", self.peers[to].replica(1)?.apply_changeset(&bytes))?;
+        if (applied.cells_won > 0) != (stored > 0) {
+            return Err(format!("{applied:?}, but the model stored {stored}"));
+        }
+        Ok(true)
     }
 
     fn write(&mut self, at: At, keep: bool, stmts: &[Stmt]) -> Check {
@@ -265,10 +285,30 @@ impl<'a> World<'a> {
             self.check(who)?;
         }
         if self.peers.len() > 1 {
+            if self.program.steps.iter().any(|s| matches!(s, Step::Native { .. })) {
+                self.exchange_natively()?;
+                self.agree()?;
+            }
             self.exchange()?;
             self.agree()?;
         }
         Ok(())
+    }
+
+    fn exchange_natively(&mut self) -> Check {
+        for _ in 0..12 {
+            let mut moved = false;
+            for from in 0..self.peers.len() {
+                for to in (0..self.peers.len()).filter(|to| *to != from) {
+                    moved |= self.native(from, to)?;
+                    self.check(to)?;
+                }
+            }
+            if !moved {
+                return Ok(());
+            }
+        }
+        Err("the exchange never ends".into())
     }
 
     /// Everybody tells everybody everything, until nothing is new.
