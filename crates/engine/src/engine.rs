@@ -15,8 +15,6 @@ use std::collections::HashSet;
 use std::rc::Rc;
 
 pub const CAPTURE_TABLE: &str = "crsql_capture_table";
-/// Up to this many changes of the last statement, `changes()` is the same after COMMIT.
-const RESTORED_CHANGES_MAX: i64 = 10_000;
 const CLOSE_HOOK: &str = "crsql_close_hook";
 
 /// Called with what a transaction changed, after it committed.
@@ -28,6 +26,8 @@ pub struct Engine {
     pub cap: RefCell<Capture>,
     pub hook: Rc<Hook>,
     joined: Cell<bool>,
+    /// The transaction is that of one statement.
+    alone: Cell<bool>,
     /// The schema may have changed since the last event.
     pub suspect: Cell<bool>,
     /// 1 while a merge writes to user tables.
@@ -48,6 +48,7 @@ impl Engine {
             cap: RefCell::default(),
             hook,
             joined: Cell::new(false),
+            alone: Cell::new(false),
             suspect: Cell::new(false),
             sync_bit: Cell::new(false),
             merging: Cell::new(None),
@@ -325,6 +326,7 @@ impl Engine {
 
     pub fn on_begin(&self) {
         self.hook.begun();
+        self.alone.set(self.db.is_autocommit());
         self.joined.set(true);
     }
 
@@ -333,7 +335,6 @@ impl Engine {
             return Err(e);
         }
         let changes = self.db.changes();
-        let explicit = self.db.is_autocommit();
         let before = self.db.total_changes();
         let rowid = self.db.last_insert_rowid();
         self.flush()?;
@@ -345,28 +346,42 @@ impl Engine {
             self.flush()?;
             self.db.set_last_insert_rowid(rowid);
         }
-        if explicit && self.db.total_changes() != before {
-            self.restore_changes(changes)?;
+        // A statement that commits by itself sets the counter afterwards.
+        if !self.alone.get() && self.db.total_changes() != before {
+            self.hook.paused(|| self.restore_changes(changes))?;
         }
         Ok(())
     }
 
     /// `changes()` after COMMIT is that of the last statement before it. Only a statement that changes so many rows
-    /// sets it: the newest log row is written again as often. For huge numbers that would cost more than the flush,
-    /// so after those `changes()` counts what the flush wrote.
+    /// sets it: the smallest row of a table without indexes is put in its own place as often, which writes nothing.
     fn restore_changes(&self, changes: i64) -> Result<()> {
-        if self.db.changes() == changes || changes > RESTORED_CHANGES_MAX {
+        if self.db.changes() == changes {
             return Ok(());
         }
-        let sql = if changes == 0 {
-            "DELETE FROM main.crsql_log WHERE ?1 > 0"
-        } else {
-            "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < ?1) \
-             REPLACE INTO main.crsql_log SELECT l.* FROM n, \
-             (SELECT * FROM main.crsql_log ORDER BY id DESC LIMIT 1) AS l"
-        };
+        let mut small = self.db.prepare_transient(
+            "SELECT id, name, kind, root, sql FROM main.crsql_tables ORDER BY length(sql) LIMIT 1",
+        )?;
+        let row = small.query_row(&[], |q| {
+            let (name, sql) = (q.column_text(1).to_vec(), q.column_text(4).to_vec());
+            Ok((q.column_int(0), name, q.column_int(2), q.column_int(3), sql))
+        })?;
+        let Some((id, name, kind, root, sql)) = row else { return Ok(()) };
         let rowid = self.db.last_insert_rowid();
-        let done = self.db.prepare_transient(sql)?.run(&[ValueRef::Integer(changes)]);
+        let mut many = self.db.prepare_transient(
+            "WITH a(x) AS MATERIALIZED (VALUES (0),(0),(0),(0),(0),(0),(0),(0)), \
+             b AS MATERIALIZED (SELECT 0 FROM a, a AS c, a AS d) \
+             REPLACE INTO main.crsql_tables(id, name, kind, root, sql) \
+             SELECT ?2, ?3, ?4, ?5, ?6 FROM b, b AS c, b AS d, b AS e LIMIT ?1",
+        )?;
+        let done = many.run(&[
+            ValueRef::Integer(changes),
+            ValueRef::Integer(id),
+            ValueRef::Text(&name),
+            ValueRef::Integer(kind),
+            ValueRef::Integer(root),
+            ValueRef::Text(&sql),
+        ]);
         self.db.set_last_insert_rowid(rowid);
         Ok(done?)
     }
