@@ -136,7 +136,8 @@ impl Engine {
     /// What the file's mode demands before the connection's first write: the hook, in an owned file.
     pub fn watch(&self) -> Result<()> {
         match self.core()?.refresh(false) {
-            Err(Error::NeedsUpgrade) => Ok(()),
+            // Told with the first call that needs to read the metadata.
+            Err(Error::NeedsUpgrade | Error::TooNew { .. }) => Ok(()),
             // It is to be repaired through this connection; a shared file's triggers refuse writes meanwhile.
             Err(Error::Damaged { .. }) if !self.says_owned()? => Ok(()),
             other => other,
@@ -458,7 +459,8 @@ impl Engine {
         if lost > 0 {
             self.cap.borrow_mut().journal.events.push(Event::new(Kind::Gap, 0, lost));
         }
-        if undone || !core.txn.rows.is_empty() || !core.txn.works.is_empty() {
+        let txn = &core.txn;
+        if undone || !txn.rows.is_empty() || !txn.works.is_empty() || txn.notes.base().is_some() {
             core.txn.works.clear();
             core.txn.parked.clear();
             core.txn.due.clear();

@@ -67,13 +67,8 @@ impl Replica {
     /// An owned file takes the connection's preupdate hook, and is refused if something else has it.
     pub fn attach(conn: Connection) -> Result<Replica> {
         let engine = Db::with(&conn, Engine::register)?;
-        // An owned file is captured by a hook, which has to stand before the first write. A file that this build cannot
-        // read is told with the first call that needs to.
-        let looked = engine.core().and_then(|mut core| core.refresh(false));
-        match looked {
-            Ok(()) | Err(Error::NeedsUpgrade | Error::TooNew { .. }) => Ok(Replica { engine, conn }),
-            Err(e) => Err(e),
-        }
+        engine.watch()?;
+        Ok(Replica { engine, conn })
     }
 
     /// A clock of the caller's, Unix milliseconds: for tests.

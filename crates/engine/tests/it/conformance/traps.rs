@@ -82,6 +82,33 @@ fn the_slot_is_taken() {
 }
 
 #[test]
+fn replicas_own_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("data.db");
+    let mut options = rejoin::Options::default();
+    options.owned = true;
+    let made = rejoin::Replica::open_with(&path, options).unwrap();
+    for step in TABLE {
+        super::run(made.connection(), step).unwrap();
+    }
+    super::run(made.connection(), "INSERT INTO t VALUES ('a', 1, 1)").unwrap();
+    drop(made);
+    // Opened again, the first thing that it hears of is a write.
+    let again = rejoin::Replica::open(&path).unwrap();
+    super::run(again.connection(), "DELETE FROM t").unwrap();
+    assert_eq!(super::run(again.connection(), "SELECT cid, cl FROM crsql_changes").unwrap(), ["'-1'|2"]);
+    let conn = again.into_connection();
+    super::run(&conn, "INSERT INTO t VALUES ('a', 2, 2)").unwrap();
+    assert_eq!(super::run(&conn, "SELECT DISTINCT cl FROM crsql_changes").unwrap(), ["3"]);
+    drop(conn);
+    let taken = Connection::open(&path).unwrap();
+    let hook = Db::with(&taken, |db| db.set_preupdate_hook(Rc::new(()), |_, _| {})).unwrap();
+    let refused = rejoin::Replica::attach(taken).err().map(|e| e.to_string()).unwrap_or_default();
+    assert!(refused.starts_with("the preupdate hook of this connection was taken"), "{refused}");
+    std::mem::forget(hook);
+}
+
+#[test]
 fn a_foreign_hook_on_a_shared_file_stays() {
     let side = Side::new(Mode::Shared, true);
     let seen = Rc::new(std::cell::Cell::new(0));
