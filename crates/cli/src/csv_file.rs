@@ -58,6 +58,8 @@ pub struct CsvFile {
     pub unnamed: Vec<usize>,
     pub bytes: u64,
     line: u64,
+    /// The last record has a line break, as when a quote swallows what follows.
+    spans: bool,
 }
 
 /// Where the text comes from; it can be read twice.
@@ -67,21 +69,27 @@ pub enum Source {
 }
 
 impl Source {
-    /// `-` is stdin.
+    /// `-` is stdin. What is no ordinary file can be read only once.
     pub fn new(path: &Path) -> Result<Source> {
+        let fail = |e| Failure::io(path, e);
         if path == Path::new("-") {
-            let mut all = Vec::new();
-            let read = std::io::stdin().read_to_end(&mut all);
-            read.map_err(|e| Failure::io(path, e))?;
-            return Ok(Source::Memory(all.into()));
+            return Ok(Source::Memory(stop::read_all(std::io::stdin()).map_err(fail)?.into()));
         }
-        Ok(Source::File(path.to_owned()))
+        let found = std::fs::metadata(path).map_err(fail)?;
+        if found.is_dir() {
+            return Err(Failure::new(Kind::File, format!("{} is a folder, not a CSV file", path.display())));
+        }
+        if found.is_file() {
+            return Ok(Source::File(path.to_owned()));
+        }
+        let file = std::fs::File::open(path).map_err(fail)?;
+        Ok(Source::Memory(stop::read_all(file).map_err(fail)?.into()))
     }
 
     fn name(&self) -> String {
         match self {
             Source::File(path) => path.display().to_string(),
-            Source::Memory(_) => "stdin".into(),
+            Source::Memory(_) => "the input".into(),
         }
     }
 
@@ -94,10 +102,6 @@ impl Source {
             Source::File(path) => {
                 let file = std::fs::File::open(path).map_err(|e| Failure::io(path, e))?;
                 let found = file.metadata().map_err(|e| Failure::io(path, e))?;
-                if found.is_dir() {
-                    let message = format!("{} is a folder, not a CSV file", path.display());
-                    return Err(Failure::new(Kind::File, message));
-                }
                 Ok((Box::new(file), found.len()))
             }
         }
@@ -131,6 +135,7 @@ impl CsvFile {
             unnamed: Vec::new(),
             bytes,
             line: 1,
+            spans: false,
         };
         file.read_headers()?;
         Ok(file)
@@ -171,15 +176,11 @@ impl CsvFile {
         let read = self.reader.read_byte_record(&mut self.record);
         let more = read.map_err(|e| self.failure(&e))?;
         self.line = self.record.position().map_or(line, csv::Position::line);
-        if !more && self.seen.quotes.get() % 2 == 1 && self.spans_lines() {
+        if !more && self.seen.quotes.get() % 2 == 1 && self.spans {
             return Err(self.refuse("a quote is opened and never closed"));
         }
+        self.spans = self.reader.position().line() > self.line + 1;
         Ok(more)
-    }
-
-    /// Whether the record has a field with a line break, as when a quote swallows what follows.
-    fn spans_lines(&self) -> bool {
-        self.record.iter().any(|f| f.contains(&b'\n'))
     }
 
     fn failure(&self, e: &csv::Error) -> Failure {

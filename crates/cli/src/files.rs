@@ -54,6 +54,9 @@ pub fn open_any(path: &Path, access: Access) -> Result<Replica> {
         // Readers and a writer at once; a schema may say otherwise.
         conn.pragma_update(None, "journal_mode", "WAL").map_err(|e| Failure::from(e).at(path.display()))?;
     }
+    // Some files only begin like a database.
+    let read = conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()));
+    read.map_err(|e| Failure::from(e).at(path.display()))?;
     Ok(replica)
 }
 

@@ -75,13 +75,26 @@ pub fn literal(value: &Value) -> String {
             let text = String::from_utf8_lossy(t);
             let short: String = text.chars().take(MAX).collect();
             let more = if short.len() < text.len() { "..." } else { "" };
-            format!("'{}{more}'", short.escape_debug().to_string().replace('\'', "''"))
+            format!("'{}{more}'", escape(&short))
         }
         Value::Blob(b) if b.len() > MAX / 2 => {
             format!("x'{}...' ({} bytes)", hex(&b[..MAX / 2]), b.len())
         }
         Value::Blob(b) => format!("x'{}'", hex(b)),
     }
+}
+
+/// Control characters made visible, quotes doubled.
+fn escape(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '\'' => out.push_str("''"),
+            c if c.is_control() => out.extend(c.escape_default()),
+            c => out.push(c),
+        }
+    }
+    out
 }
 
 /// A value in JSON. What JSON does not have: `{"blob": "hex"}`, `{"real": "inf"}`, and text that is not UTF-8 as

@@ -3,21 +3,35 @@
 
 use crate::failure::{Failure, Kind, Result};
 use rusqlite::{Connection, InterruptHandle};
+use std::io::Read;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
+/// The command waits for input that may never come; there is nothing to take back yet.
+static WAITING: AtomicBool = AtomicBool::new(false);
 static HANDLES: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
 
 pub fn install() {
     // Without the handler Ctrl-C ends the process at once, which loses nothing either.
     let _ = ctrlc::set_handler(|| {
-        if REQUESTED.swap(true, Ordering::SeqCst) {
+        let again = REQUESTED.swap(true, Ordering::SeqCst);
+        if again || WAITING.load(Ordering::SeqCst) {
+            eprintln!("rejoin: interrupted; nothing was changed by what was not finished");
             std::process::exit(i32::from(Kind::Interrupted.code()));
         }
         let handles = HANDLES.lock().unwrap_or_else(PoisonError::into_inner);
         handles.iter().for_each(InterruptHandle::interrupt);
     });
+}
+
+/// Reads all of a pipe or of stdin; Ctrl-C ends the command meanwhile.
+pub fn read_all(mut input: impl Read) -> std::io::Result<Vec<u8>> {
+    WAITING.store(true, Ordering::SeqCst);
+    let mut all = Vec::new();
+    let read = input.read_to_end(&mut all);
+    WAITING.store(false, Ordering::SeqCst);
+    read.map(|_| all)
 }
 
 /// Statements of this connection are interrupted, too.

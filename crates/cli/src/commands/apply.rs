@@ -1,8 +1,7 @@
 use crate::failure::{Failure, Kind, Result};
 use crate::files::{self, Access};
 use crate::output::{self, line};
-use crate::progress;
-use std::io::Read;
+use crate::{progress, stop};
 use std::path::{Path, PathBuf};
 
 const EXAMPLES: &str = "\
@@ -46,11 +45,6 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<Vec<u8>> {
-    let fail = |e| Failure::io(path, e);
-    if path == Path::new("-") {
-        let mut all = Vec::new();
-        std::io::stdin().read_to_end(&mut all).map_err(fail)?;
-        return Ok(all);
-    }
-    std::fs::read(path).map_err(fail)
+    let read = if path == Path::new("-") { stop::read_all(std::io::stdin()) } else { std::fs::read(path) };
+    read.map_err(|e| Failure::io(path, e))
 }

@@ -53,12 +53,7 @@ pub fn run(args: Args) -> Result<()> {
 }
 
 fn read(path: &Path) -> Result<String> {
-    let bytes = if path == Path::new("-") {
-        let mut all = Vec::new();
-        std::io::Read::read_to_end(&mut std::io::stdin(), &mut all).map(|_| all)
-    } else {
-        std::fs::read(path)
-    };
+    let bytes = if path == Path::new("-") { stop::read_all(std::io::stdin()) } else { std::fs::read(path) };
     let bytes = bytes.map_err(|e| Failure::io(path, e))?;
     let text = String::from_utf8(bytes);
     let text = text.map_err(|_| refused(format!("{} is not UTF-8", path.display())))?;

@@ -30,7 +30,8 @@ pub fn run(args: Args) -> Result<()> {
     }
     let a = files::open_replica(&args.a, Access::Write)?;
     let b = files::open_replica(&args.b, Access::Write)?;
-    let copies = a.site_id()? == b.site_id()?;
+    let sites = || Ok::<_, Failure>([a.site_id()?, b.site_id()?]);
+    let before = sites()?;
     let spinner = progress::spinner("merging");
     let merged = a.merge_with(&b);
     spinner.finish_and_clear();
@@ -45,13 +46,14 @@ pub fn run(args: Args) -> Result<()> {
         line(format!("{} <- {}", args.a.display(), output::applied_text(&here)))?;
         line(format!("{} <- {}", args.b.display(), output::applied_text(&there)))?;
     }
-    if copies && a.site_id()? == b.site_id()? {
-        eprintln!(
-            "rejoin: {} is a copy of {} under the same site id. Before both are written to, give one of them an id of \
-             its own: SELECT crsql_new_site_id()",
-            args.b.display(),
-            args.a.display()
-        );
+    for ((path, before), now) in [&args.a, &args.b].into_iter().zip(before).zip(sites()?) {
+        if before != now {
+            eprintln!(
+                "rejoin: {} was a copy of a file that was written to as well; it writes under the site id {now} from \
+                 here on",
+                path.display()
+            );
+        }
     }
     Ok(())
 }
