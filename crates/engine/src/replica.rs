@@ -93,7 +93,7 @@ impl Replica {
 
     /// Makes a table replicated, with the rows that it has; `crsql_as_crr`.
     pub fn replicate(&self, table: &str) -> Result<()> {
-        crate::alter::as_crr(&self.engine, table)
+        writing(&self.engine, || crate::alter::as_crr(&self.engine, table))
     }
 
     /// The id under which this replica writes.
@@ -104,7 +104,7 @@ impl Replica {
 
     /// Writes under another id from here on: for a copy of a file, which must not write under the id of the original.
     pub fn new_site_id(&self) -> Result<SiteId> {
-        copies::new_site(&self.engine)
+        writing(&self.engine, || copies::new_site(&self.engine))
     }
 
     /// The last committed version, as `crsql_db_version()`.
@@ -135,7 +135,7 @@ impl Replica {
     /// Applies a changeset whole, or not at all if it is refused: [`Error::Gap`] says that it was made for a replica
     /// that has more than this one, and that one made for [`Replica::vector`] is needed.
     pub fn apply_changeset(&self, bytes: &[u8]) -> Result<Applied> {
-        apply::apply(&self.engine, bytes, apply::Options::default())
+        writing(&self.engine, || apply::apply(&self.engine, bytes, apply::Options::default()))
     }
 
     /// Gives each what the other has; what came of it here and there. Lineage does not matter, and of two histories under
@@ -146,7 +146,7 @@ impl Replica {
         }
         let options = apply::Options { any_lineage: true, over_gap: false };
         let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
-            Some(bytes) => apply::apply(&to.engine, &bytes, options),
+            Some(bytes) => writing(&to.engine, || apply::apply(&to.engine, &bytes, options)),
             None => Ok(Applied::default()),
         };
         self.part_from(other)?;
@@ -165,7 +165,8 @@ impl Replica {
             }
             let (mine, others) = (copies::chains(&self.engine, *site)?, copies::chains(&other.engine, *site)?);
             if let Some((common, we)) = copies::parting(&mine, &others) {
-                copies::give_way(if we { &self.engine } else { &other.engine }, *site, common)?;
+                let loser = if we { self } else { other };
+                loser.give_way(*site, common)?;
             }
         }
         Ok(())
@@ -175,7 +176,7 @@ impl Replica {
     /// the way out of [`Error::Fork`] between two replicas neither of which is that site. The side with the smaller chain hash
     /// gives way.
     pub fn give_way(&self, site: SiteId, common: u64) -> Result<()> {
-        copies::give_way(&self.engine, site, common)
+        writing(&self.engine, || copies::give_way(&self.engine, site, common))
     }
 
     /// Calls `f` with each committed transaction that changed a replicated table, merged ones included. It is called
@@ -198,7 +199,7 @@ impl Replica {
 
     /// Repairs what `verify` finds, as far as that can be done, in one transaction. The report says what is left.
     pub fn repair(&self) -> Result<Report> {
-        crate::verify::repair(&self.engine)
+        writing(&self.engine, || crate::verify::repair(&self.engine))
     }
 
     /// Runs `f` on what the connection sees now.
@@ -208,6 +209,24 @@ impl Replica {
             f(&self.engine)
         })
     }
+}
+
+/// Runs `f` with the write lock held from the start. SQLite does not wait for another writer once a transaction has
+/// read something, so one that is going to write must not begin by reading.
+fn writing<R>(engine: &Engine, f: impl FnOnce() -> Result<R>) -> Result<R> {
+    if !engine.db.is_autocommit() {
+        return f();
+    }
+    engine.db.exec("BEGIN IMMEDIATE")?;
+    // What failed has taken itself back; what is to stand nonetheless (a new site id) is committed.
+    let done = f();
+    let ended = if engine.db.is_autocommit() { Ok(()) } else { engine.db.exec("COMMIT") };
+    if ended.is_err() {
+        let _ = engine.db.exec("ROLLBACK");
+    }
+    let done = done?;
+    ended?;
+    Ok(done)
 }
 
 impl std::fmt::Debug for Replica {

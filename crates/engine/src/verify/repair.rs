@@ -61,8 +61,10 @@ fn name_sites(db: Db, sites: &BTreeSet<u32>) -> Result<()> {
 }
 
 fn mend(core: &mut Core, lost: bool) -> Result<()> {
-    // The vector first: it tells the version of the transaction that the repair is.
     let found = examine(core)?;
+    // What cannot be decoded cannot be written to either.
+    drop_blocks(core, &found)?;
+    // It tells the version of the transaction that the repair is.
     if found.vector {
         core.vector_from_log()?;
     }
@@ -72,7 +74,6 @@ fn mend(core: &mut Core, lost: bool) -> Result<()> {
         core.stale = true;
         core.refresh(true)?;
     }
-    drop_blocks(core, &found)?;
     for t in core.catalog.sorted() {
         if found.triggers.contains(&t.id) {
             core.drop_triggers(t.id)?;
