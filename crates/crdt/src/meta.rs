@@ -118,6 +118,7 @@ impl ColSet {
         below + part.count_ones()
     }
 
+    #[inline]
     pub fn union_with(&mut self, other: &ColSet) {
         self.low |= other.low;
         if let Some(theirs) = &other.high {
@@ -131,6 +132,7 @@ impl ColSet {
         }
     }
 
+    #[inline]
     pub fn minus(&self, other: &ColSet) -> ColSet {
         if self.high.is_none() {
             return ColSet::from_low(self.low & !other.low);
@@ -143,7 +145,11 @@ impl ColSet {
         ColSet::from_words(&words)
     }
 
+    #[inline]
     pub fn intersect(&self, other: &ColSet) -> ColSet {
+        if self.high.is_none() || other.high.is_none() {
+            return ColSet::from_low(self.low & other.low);
+        }
         let words: Vec<u64> = self
             .words()
             .zip(other.words())

@@ -11,6 +11,7 @@
 
 use crate::catalog::Table;
 use crate::changeset::wire;
+use crate::copies;
 use crate::core::{Core, Header};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
@@ -23,7 +24,7 @@ use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
 use rejoin_crdt::{ValueRef, chain};
-use rejoin_wire::{EmptyRange, Reader, Row, Transaction};
+use rejoin_wire::{Reader, Row, Transaction};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -66,6 +67,8 @@ fn malformed(why: &str) -> Error {
 pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied> {
     let reader = Reader::open(bytes).map_err(wire)?;
     engine.make_ready()?;
+    // What this transaction wrote before is not undone with a refused changeset.
+    engine.flush()?;
     let done = engine.scoped("crsql_apply", || {
         engine.join()?;
         engine.flush()?;
@@ -76,51 +79,20 @@ pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied>
         engine.db.set_last_insert_rowid(rowid);
         done
     });
-    if matches!(done, Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. })) {
-        note_rollback(engine, &reader)?;
+    let fork = matches!(done, Err(Error::Fork { .. }));
+    if fork || matches!(done, Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. })) {
+        copies::heed(engine, &reader, fork)?;
     }
     done
 }
 
-/// A peer that knows more of our own site than we do: this file was rolled back, and must not write under that id again.
-fn note_rollback(engine: &Engine, reader: &Reader<'_>) -> Result<()> {
-    let behind = {
-        let mut core = engine.core()?;
-        core.refresh(false)?;
-        let own = core.own_site();
-        let max = core.vector.max(&own);
-        let ours = |r: &&EmptyRange| reader.sites().get(r.site as usize) == Some(&own) && r.to > max;
-        reader.base().iter().any(|r| ours(&r))
-    };
-    if behind {
-        new_site(engine)?;
-    }
-    Ok(())
-}
-
-/// `crsql_new_site_id()`: from here on this replica writes under another id; it keeps its data.
-pub fn new_site(engine: &Engine) -> Result<SiteId> {
-    engine.make_ready()?;
-    engine.scoped("crsql_new_site", || {
-        engine.join()?;
-        engine.flush()?;
-        let mut core = engine.core()?;
-        core.refresh(true)?;
-        core.next_txn();
-        core.take_new_site()
-    })
-}
-
 impl Core {
     /// The open SQLite transaction goes on with another transaction of the log.
-    fn next_txn(&mut self) {
+    pub fn next_txn(&mut self) {
         let newest = self.txn.rows.iter().map(|r| r.db_version).max().unwrap_or(0);
         let base = self.tail.db_version.max(self.txn.base_db_version).max(newest);
-        let (lsn, txn) = (self.tail.lsn, &mut self.txn);
-        if txn.bases.is_empty() {
-            txn.bases.push((txn.committed_lsn, txn.base_db_version));
-        }
-        txn.bases.push((lsn, base));
+        let txn = &mut self.txn;
+        txn.notes.step(txn.base_db_version, base);
         txn.local = None;
         txn.base_db_version = base;
         txn.pending = txn.pending.filter(|p| *p > base);
@@ -190,12 +162,27 @@ fn check_base(core: &Core, reader: &Reader<'_>) -> Result<()> {
 }
 
 /// A run of versions with the hash of its last, as the changeset tells it.
-struct Told {
-    site: SiteId,
-    from: u64,
-    to: u64,
-    chain: u64,
-    nonce: Option<u64>,
+pub struct Told {
+    pub site: SiteId,
+    pub from: u64,
+    pub to: u64,
+    pub chain: u64,
+    /// Of a transaction.
+    pub nonce: Option<u64>,
+}
+
+/// Everything that a changeset brings, by site and version.
+pub fn told(reader: &Reader<'_>) -> Result<Vec<Told>> {
+    let mut told: Vec<Told> = Vec::new();
+    for t in reader.transactions() {
+        let site = site_of(reader, t.origin)?;
+        told.push(Told { site, from: t.version, to: t.version, chain: t.chain, nonce: Some(t.nonce) });
+    }
+    for r in reader.empty_ranges() {
+        told.push(Told { site: site_of(reader, r.site)?, from: r.from, to: r.to, chain: r.chain, nonce: None });
+    }
+    told.sort_by_key(|t| (t.site, t.from));
+    Ok(told)
 }
 
 /// No version may have another history here than there.
@@ -250,7 +237,7 @@ fn check_chains(core: &mut Core, reader: &Reader<'_>) -> Result<()> {
 
 impl Core {
     /// The chain hashes that are known of these versions.
-    fn chains_at(&mut self, wanted: &[(SiteId, u64)]) -> Result<HashMap<(SiteId, u64), u64>> {
+    pub fn chains_at(&mut self, wanted: &[(SiteId, u64)]) -> Result<HashMap<(SiteId, u64), u64>> {
         let mut found = HashMap::new();
         let mut left: HashMap<(u32, u64), SiteId> = HashMap::new();
         for (site, version) in wanted.iter().filter(|(s, v)| self.vector.contains(s, *v)) {

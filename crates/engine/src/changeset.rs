@@ -47,9 +47,9 @@ pub struct Made {
 
 /// Makes a changeset of what is committed.
 pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
+    engine.before_read()?;
     // One read transaction: a state that never was must not leave.
     engine.scoped("crsql_changeset", || {
-        engine.before_read()?;
         let mut core = engine.core()?;
         core.refresh(false)?;
         if !core.ready {
@@ -80,7 +80,8 @@ fn first_version(row: &LogRow) -> u64 {
     row.changes.empty_from.unwrap_or(row.header.version)
 }
 
-const LOG: &str =
+/// Every log row, for `read_log_head`; the changes are column 8.
+pub const LOG: &str =
     "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log";
 
 impl Core {

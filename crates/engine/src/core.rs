@@ -154,8 +154,6 @@ pub struct Txn {
     pub listed: BTreeMap<i64, Changes>,
     /// Db_versions that get a log row even if nothing of them is left.
     pub due: Vec<i64>,
-    /// `base_db_version` as it was set when the log ended so.
-    pub bases: Vec<(i64, i64)>,
     pub notes: crate::observe::Notes,
     /// Changes that were parked since the counter was last read.
     pub parks: u64,

@@ -52,7 +52,7 @@ pub fn apply_changeset(ctx: &mut Context, e: &Engine, args: Args<'_>) -> Result<
 
 /// `crsql_new_site_id()`: this replica writes under another id from here on.
 pub fn new_site_id(ctx: &mut Context, e: &Engine, _args: Args<'_>) -> Result<()> {
-    ctx.set_blob(apply::new_site(e)?.as_bytes());
+    ctx.set_blob(crate::copies::new_site(e)?.as_bytes());
     Ok(())
 }
 

@@ -6,7 +6,7 @@ use crate::log::{Changes, KeyRange};
 use crate::store::{Loc, Record};
 use rejoin_crdt::meta::RowMeta;
 use rejoin_sqlite::ValueRef;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 
 /// Up to this many rows, a transaction keeps its metadata in its log row.
 const INLINE_ROWS_MAX: usize = 16;
@@ -162,12 +162,10 @@ impl Core {
         }
         drop(q);
         let (own, txn) = (self.cfg.own, &mut self.txn);
-        let last = rows.last().map_or(txn.committed_lsn, |r| r.lsn);
-        txn.bases.retain(|(lsn, _)| *lsn <= last);
-        txn.base_db_version = txn.bases.last().map_or(txn.base_db_version, |b| b.1);
-        let stands =
-            |version: &i64, h: &Header| rows.iter().any(|r| r.db_version == *version && r.header == *h);
-        txn.applied.retain(|version, header| stands(version, header));
+        txn.base_db_version = txn.notes.base().unwrap_or(txn.base_db_version);
+        let there: HashSet<(i64, u32, u64)> =
+            rows.iter().map(|r| (r.db_version, r.header.site, r.header.version)).collect();
+        txn.applied.retain(|version, h| there.contains(&(*version, h.site, h.version)));
         let (base, applied) = (txn.base_db_version, &txn.applied);
         let mine =
             |r: &&LogRow| r.header.site == own && r.db_version > base && !applied.contains_key(&r.db_version);
@@ -302,7 +300,7 @@ impl Core {
         Ok(fits)
     }
 
-    fn write_log_row(&mut self, row: &LogRow, bytes: &[u8]) -> Result<()> {
+    pub fn write_log_row(&mut self, row: &LogRow, bytes: &[u8]) -> Result<()> {
         let q = cached(
             &mut self.q.log_put,
             self.db,

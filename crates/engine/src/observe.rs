@@ -45,24 +45,47 @@ pub struct Noted {
 #[derive(Default)]
 pub struct Notes {
     noted: Vec<Noted>,
-    marks: Vec<(i32, usize)>,
+    /// The `base_db_version` at first, and after each step to another transaction of the log.
+    bases: Vec<i64>,
+    marks: Vec<Mark>,
+}
+
+struct Mark {
+    level: i32,
+    noted: usize,
+    bases: usize,
 }
 
 impl Notes {
     pub fn savepoint(&mut self, level: i32) {
         self.release(level);
-        self.marks.push((level, self.noted.len()));
+        self.marks.push(Mark { level, noted: self.noted.len(), bases: self.bases.len() });
+    }
+
+    /// From `before` on, versions are counted from `now`.
+    pub fn step(&mut self, before: i64, now: i64) {
+        if self.bases.is_empty() {
+            self.bases.push(before);
+        }
+        self.bases.push(now);
+    }
+
+    pub fn base(&self) -> Option<i64> {
+        self.bases.last().copied()
     }
 
     pub fn release(&mut self, level: i32) {
-        self.marks.retain(|m| m.0 < level);
+        self.marks.retain(|m| m.level < level);
     }
 
     /// Without a mark of the level the savepoint is older than all notes.
     pub fn rollback_to(&mut self, level: i32) {
-        let mark = self.marks.iter().find(|m| m.0 == level).map_or(0, |m| m.1);
-        self.marks.retain(|m| m.0 <= level);
-        self.noted.truncate(mark);
+        let mark = self.marks.iter().find(|m| m.level == level);
+        let (noted, bases) = mark.map_or((0, 0), |m| (m.noted, m.bases));
+        self.marks.retain(|m| m.level <= level);
+        self.noted.truncate(noted);
+        // The first is the one before any step.
+        self.bases.truncate(bases.max(1));
     }
 
     pub fn note(&mut self, work: &Work, own: u32) {

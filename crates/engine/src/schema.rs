@@ -20,6 +20,12 @@ fn random_i64() -> Result<i64> {
 }
 
 /// A version-4 UUID (RFC 9562), as cr-sqlite makes site ids.
+/// 64 random bits.
+pub fn random_nonce() -> Result<u64> {
+    let id = random_id()?;
+    Ok(u64::from_le_bytes(std::array::from_fn(|i| id.get(i).copied().unwrap_or(0))))
+}
+
 pub fn random_id() -> Result<[u8; 16]> {
     let mut bytes = [0u8; 16];
     getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
@@ -84,6 +90,11 @@ impl SchemaIndex {
     fn has_user_triggers(&self, name: &str) -> bool {
         self.user.contains(&name.to_ascii_lowercase())
     }
+}
+
+/// What follows the name in the text of a CREATE TABLE.
+fn body(sql: &str) -> Option<&str> {
+    sql.find('(').and_then(|at| sql.get(at..))
 }
 
 impl Core {
@@ -273,10 +284,21 @@ impl Core {
         Ok(())
     }
 
-    /// An owned file has no triggers to go with a renamed table; its root page stays.
+    /// An owned file has no triggers to go with a renamed table. Its text stays but for the name, and its root page
+    /// stays until VACUUM.
     fn find_renamed(&self, index: &SchemaIndex, saved: &SavedTable) -> Result<Option<Found>> {
         if !self.cfg.owned {
             return Ok(None);
+        }
+        let all = saved_tables(self.db)?;
+        let is_new = |t: &&Found| !all.iter().any(|s| s.name.eq_ignore_ascii_case(&t.name));
+        let same = |t: &&Found| body(&t.sql) == body(&saved.sql);
+        let lost = |s: &&SavedTable| index.find(s.id, &s.name).is_none() && body(&s.sql) == body(&saved.sql);
+        let mut alike = index.tables.values().filter(is_new).filter(same);
+        if let (Some(found), None) = (alike.next(), alike.next())
+            && all.iter().filter(lost).count() == 1
+        {
+            return Ok(Some(found.clone()));
         }
         let Some(found) = index.tables.values().find(|t| t.root == saved.root) else { return Ok(None) };
         let known = saved_tables(self.db)?.iter().any(|s| s.name.eq_ignore_ascii_case(&found.name));

@@ -1,5 +1,6 @@
 //! The engine through its Rust API and SQL surface, on real files.
 
+mod changeset;
 mod conformance;
 mod fixture;
 mod properties;

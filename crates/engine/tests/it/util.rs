@@ -61,7 +61,8 @@ pub fn pull(from: &Replica, to: &Replica) -> Result<Applied> {
 
 /// Tables and metadata but what may differ: db_version, and with equal values kept local also site and seq.
 pub fn state(r: &Replica, table: &str) -> Vec<String> {
-    let mut all = rows(r, &format!("SELECT * FROM \"{table}\" ORDER BY 1, 2"));
+    let quoted = table.replace('"', "\"\"");
+    let mut all = rows(r, &format!("SELECT * FROM \"{quoted}\" ORDER BY 1"));
     all.extend(rows(
         r,
         &format!(
