@@ -9,7 +9,7 @@ use crate::digest::digest;
 use crate::error::{Error, Result};
 use crate::hook::Hook;
 use crate::journal::{Event, Kind};
-use rejoin_sqlite::{Db, ValueRef, ffi};
+use rejoin_sqlite::{Db, TxnState, ValueRef, ffi};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -165,11 +165,16 @@ impl Engine {
     /// of its does not survive everything that writing may lead to.
     pub fn join_with(&self, may_write: bool) -> Result<()> {
         self.arm()?;
+        let sql = format!("DELETE FROM {CAPTURE_TABLE} WHERE 0");
+        if self.db.txn_state() == TxnState::None {
+            // SQLite does not wait for another writer once a transaction has read: the lock comes first.
+            self.db.prepare_transient(&sql)?.step()?;
+        }
         let cookie = self.core()?.cookie()?;
         let statement = self.cap.borrow_mut().join.take().filter(|j| j.0 == cookie);
         let mut statement = match statement.map(|j| j.1) {
             Some(s) => s,
-            None => self.db.prepare(&format!("DELETE FROM {CAPTURE_TABLE} WHERE 0"))?,
+            None => self.db.prepare(&sql)?,
         };
         let done = statement.step();
         statement.reset();

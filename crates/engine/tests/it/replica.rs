@@ -126,3 +126,40 @@ fn a_new_site_id_is_used_from_then_on() {
     assert_eq!(int(&a, "SELECT crsql_site_id() = crsql_new_site_id()"), 0);
     assert_eq!(a.changeset_since(0).unwrap()[..4], *b"RJCS");
 }
+
+#[test]
+fn one_who_writes_waits_for_another_writer() {
+    let files = Files::new();
+    let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
+    run(&b, "INSERT INTO items(id) VALUES (1)");
+    let bytes = b.changeset_since(0).unwrap();
+    let busy = std::time::Duration::from_secs(20);
+    a.connection().busy_timeout(busy).unwrap();
+    let path = files.dir.path().join("a.db");
+    let write = |f: &dyn Fn()| {
+        let (locked, lock) = std::sync::mpsc::channel();
+        std::thread::scope(|s| {
+            s.spawn(|| {
+                let other = Replica::open(&path).unwrap();
+                other.connection().busy_timeout(busy).unwrap();
+                run(&other, "BEGIN IMMEDIATE; UPDATE items SET stock = stock + 1");
+                locked.send(()).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(50));
+                run(&other, "COMMIT");
+            });
+            lock.recv().unwrap();
+            f();
+        });
+    };
+    write(&|| drop(a.apply_changeset(&bytes).unwrap()));
+    run(&b, "UPDATE items SET name = 'x'");
+    let bytes = b.changeset_since(0).unwrap();
+    write(&|| {
+        let sql = "SELECT crsql_apply_changeset(?1)";
+        let won: i64 = a.connection().query_row(sql, [&bytes], |row| row.get(0)).unwrap();
+        assert_eq!(won, 1);
+    });
+    write(&|| drop(a.new_site_id().unwrap()));
+    write(&|| run(&a, "SELECT crsql_new_site_id()"));
+    assert!(a.verify().unwrap().is_clean());
+}
