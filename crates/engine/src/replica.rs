@@ -163,7 +163,8 @@ impl Replica {
             if at(self)?.is_some_and(|mine| at(other).is_ok_and(|theirs| theirs == Some(mine))) {
                 continue;
             }
-            let (mine, others) = (copies::chains(&self.engine, *site)?, copies::chains(&other.engine, *site)?);
+            let (mine, others) =
+                (copies::chains(&self.engine, *site)?, copies::chains(&other.engine, *site)?);
             if let Some((common, we)) = copies::parting(&mine, &others) {
                 let loser = if we { self } else { other };
                 loser.give_way(*site, common)?;
