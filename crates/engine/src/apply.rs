@@ -539,6 +539,8 @@ impl<'a> Applying<'a> {
     fn finish(self) -> Result<Applied> {
         let core = self.core;
         let parked = std::mem::take(&mut core.txn.parks);
+        // What lost was seen all the same: what is written here from now on comes after it.
+        core.txn.high = core.txn.high.max(self.good);
         core.write_out()?;
         let db_version = core.tail.db_version.max(core.txn.base_db_version);
         for (site, from, to, chain) in self.empty {

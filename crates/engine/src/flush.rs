@@ -40,6 +40,9 @@ impl Core {
         let mut lists: BTreeMap<i64, Changes> = std::mem::take(&mut self.txn.listed);
         let spilled = !lists.is_empty();
         for db_version in std::mem::take(&mut self.txn.parked) {
+            if self.is_past(db_version) {
+                continue;
+            }
             lists.entry(db_version).or_default().parked = true;
         }
         let due = std::mem::take(&mut self.txn.due);
@@ -84,10 +87,8 @@ impl Core {
     /// What waited and is applied now keeps the version under which it came: the log rows are in order of versions,
     /// so that of an earlier transaction names the row.
     fn settle_past(&mut self, works: &mut [Work]) -> Result<()> {
-        let newest = self.tail.db_version;
         for work in works {
-            let here = |v: i64| v >= newest || self.txn.rows.iter().any(|r| r.db_version == v);
-            let past: Vec<i64> = work.touched.iter().copied().filter(|v| !here(*v)).collect();
+            let past: Vec<i64> = work.touched.iter().copied().filter(|v| self.is_past(*v)).collect();
             if past.is_empty() {
                 continue;
             }
@@ -97,6 +98,13 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Whether a version belongs to an earlier transaction, whose log rows stand.
+    fn is_past(&self, db_version: i64) -> bool {
+        let txn = &self.txn;
+        let base = txn.base_db_version - i64::from(txn.at_current);
+        db_version <= base && !txn.rows.iter().any(|r| r.db_version == db_version)
     }
 
     /// Names a row at its place now in the log rows of earlier changes.
@@ -277,7 +285,9 @@ impl Core {
             row.header.clock =
                 self.txn.clock.filter(|_| !self.txn.applied.contains_key(&db_version)).unwrap_or(0);
         }
-        row.high = self.tail.high.max(row.header.clock).max(self.txn.high);
+        // What a peer minted for cells of which none came here is not merged.
+        let minted = if self.txn.applied.contains_key(&db_version) { 0 } else { row.header.clock };
+        row.high = self.tail.high.max(minted).max(self.txn.high);
         if inline_max.is_none() {
             row.changes.spill();
         }
