@@ -32,14 +32,8 @@ fn start() -> Result<(), String> {
         corpus: PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/corpus")),
     };
     while let Some(option) = words.next() {
-        let value = words
-            .next()
-            .ok_or_else(|| format!("{option} needs a value"))?;
-        let number = || {
-            value
-                .parse::<u64>()
-                .map_err(|_| format!("{option} needs a number"))
-        };
+        let value = words.next().ok_or_else(|| format!("{option} needs a value"))?;
+        let number = || value.parse::<u64>().map_err(|_| format!("{option} needs a number"));
         match option.as_str() {
             "--seconds" => options.seconds = number()?,
             "--seed" => options.seed = number()?,
@@ -54,10 +48,7 @@ fn start() -> Result<(), String> {
             println!("{name}: {inputs} inputs in {} s", options.seconds);
             Ok(())
         }
-        Outcome::Failed { input } => Err(format!(
-            "{name} failed; the input is in {}",
-            input.display()
-        )),
+        Outcome::Failed { input } => Err(format!("{name} failed; the input is in {}", input.display())),
     }
 }
 

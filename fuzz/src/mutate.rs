@@ -17,11 +17,7 @@ impl Rng {
 
     /// Below `end`; 0 when `end` is.
     pub fn below(&mut self, end: usize) -> usize {
-        if end == 0 {
-            0
-        } else {
-            (self.draw() % end as u64) as usize
-        }
+        if end == 0 { 0 } else { (self.draw() % end as u64) as usize }
     }
 }
 
@@ -115,9 +111,7 @@ mod tests {
     fn the_same_seed_gives_the_same_inputs_and_they_differ() {
         let inputs = |seed| -> Vec<Vec<u8>> {
             let mut rng = Rng::new(seed);
-            (0..2000)
-                .map(|_| mutate(b"hello, world", b"other bytes", 64, &mut rng))
-                .collect()
+            (0..2000).map(|_| mutate(b"hello, world", b"other bytes", 64, &mut rng)).collect()
         };
         assert_eq!(inputs(7), inputs(7));
         assert_ne!(inputs(7), inputs(8));
@@ -129,9 +123,7 @@ mod tests {
     #[test]
     fn empty_inputs_can_be_mutated() {
         let mut rng = Rng::new(1);
-        let longest = (0..1000)
-            .map(|_| mutate(b"", b"", 16, &mut rng).len())
-            .max();
+        let longest = (0..1000).map(|_| mutate(b"", b"", 16, &mut rng).len()).max();
         assert!(longest > Some(0));
     }
 }

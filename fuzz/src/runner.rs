@@ -35,9 +35,7 @@ pub enum Outcome {
 
 pub fn run(target: &Target, options: &Options) -> io::Result<Outcome> {
     fs::create_dir_all(&options.artifacts)?;
-    let path = options
-        .artifacts
-        .join(format!("{}-{}.bin", target.name, options.seed));
+    let path = options.artifacts.join(format!("{}-{}.bin", target.name, options.seed));
     let mut kept = File::create(&path)?;
     let clock = watch();
     let mut try_one = |input: &[u8]| -> io::Result<bool> {
@@ -86,9 +84,7 @@ fn corpus(dir: &Path) -> io::Result<Vec<Vec<u8>>> {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
         Err(e) => return Err(e),
     };
-    let mut paths = entries
-        .map(|e| Ok(e?.path()))
-        .collect::<io::Result<Vec<_>>>()?;
+    let mut paths = entries.map(|e| Ok(e?.path())).collect::<io::Result<Vec<_>>>()?;
     paths.sort();
     paths.iter().map(fs::read).collect()
 }
@@ -112,10 +108,7 @@ impl Clock {
 
 /// A target that does not return can only be ended from outside: the process aborts, and the input stays.
 fn watch() -> Clock {
-    let clock = Clock {
-        origin: Instant::now(),
-        began: Arc::default(),
-    };
+    let clock = Clock { origin: Instant::now(), began: Arc::default() };
     let (origin, began) = (clock.origin, Arc::clone(&clock.began));
     std::thread::spawn(move || {
         loop {
@@ -137,26 +130,15 @@ mod tests {
 
     fn options(name: &str) -> Options {
         let dir = std::env::temp_dir().join(format!("rejoin-fuzz-{name}-{}", std::process::id()));
-        Options {
-            seconds: 30,
-            seed: 3,
-            artifacts: dir.clone(),
-            corpus: dir,
-        }
+        Options { seconds: 30, seed: 3, artifacts: dir.clone(), corpus: dir }
     }
 
     #[test]
     fn a_broken_promise_is_found_and_its_input_kept() {
         let run_bad = |data: &[u8]| assert!(!data.starts_with(b"key") || data.len() != 4, "found");
-        let target = Target {
-            name: "bad",
-            run: run_bad,
-            seeds: || vec![b"key".to_vec()],
-        };
+        let target = Target { name: "bad", run: run_bad, seeds: || vec![b"key".to_vec()] };
         let options = options("bad");
-        let Ok(Outcome::Failed { input }) = run(&target, &options) else {
-            panic!("not found")
-        };
+        let Ok(Outcome::Failed { input }) = run(&target, &options) else { panic!("not found") };
         let kept = fs::read(input).expect("the input is kept");
         assert!(kept.starts_with(b"key") && kept.len() == 4);
         fs::remove_dir_all(options.artifacts).expect("the folder goes");
@@ -164,18 +146,11 @@ mod tests {
 
     #[test]
     fn old_failures_are_run_first() {
-        let options = Options {
-            seconds: 0,
-            ..options("old")
-        };
+        let options = Options { seconds: 0, ..options("old") };
         let dir = options.corpus.join("old");
         fs::create_dir_all(&dir).expect("a folder");
         fs::write(dir.join("1.bin"), b"once failed").expect("a file");
-        let target = Target {
-            name: "old",
-            run: |data| assert_ne!(data, b"once failed"),
-            seeds: Vec::new,
-        };
+        let target = Target { name: "old", run: |data| assert_ne!(data, b"once failed"), seeds: Vec::new };
         assert!(matches!(run(&target, &options), Ok(Outcome::Failed { .. })));
         fs::remove_dir_all(options.artifacts).expect("the folder goes");
     }

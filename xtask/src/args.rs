@@ -10,11 +10,7 @@ pub struct Args {
 impl Args {
     /// Returns `None` after printing `help` when the user asked for it.
     pub fn new(words: Vec<String>, help: &str) -> Option<Self> {
-        if words
-            .iter()
-            .take_while(|w| *w != "--")
-            .any(|w| w == "--help" || w == "-h")
-        {
+        if words.iter().take_while(|w| *w != "--").any(|w| w == "--help" || w == "-h") {
             print!("{help}");
             return None;
         }
@@ -30,11 +26,7 @@ impl Args {
     /// The value of `--name VALUE` or `--name=VALUE`.
     pub fn value(&mut self, name: &str) -> Result<Option<String>, String> {
         let prefix = format!("{name}=");
-        let Some(at) = self
-            .words
-            .iter()
-            .position(|w| w == name || w.starts_with(&prefix))
-        else {
+        let Some(at) = self.words.iter().position(|w| w == name || w.starts_with(&prefix)) else {
             return Ok(None);
         };
         let word = self.words.remove(at);

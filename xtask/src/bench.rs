@@ -29,17 +29,13 @@ pub fn main(words: Vec<String>) -> Result<()> {
     match words.next().as_deref() {
         Some("engine") => engine(words.collect()),
         Some(word @ ("--check" | "--bless")) => engine(vec![word.to_owned()]),
-        Some(other) => Err(format!(
-            "there is no benchmark `{other}`; the one there is: engine"
-        )),
+        Some(other) => Err(format!("there is no benchmark `{other}`; the one there is: engine")),
         None => Err("say which benchmark: cargo xtask bench engine".to_owned()),
     }
 }
 
 fn engine(words: Vec<String>) -> Result<()> {
     let mut command = proc::cargo();
-    command
-        .args(["run", "--quiet", "--release", "-p", "rejoin-bench", "--"])
-        .args(words);
+    command.args(["run", "--quiet", "--release", "-p", "rejoin-bench", "--"]).args(words);
     proc::run(&mut command)
 }

@@ -32,51 +32,30 @@ pub fn main(words: Vec<String>) -> Result<()> {
 
 pub fn build() -> Result<PathBuf> {
     let mut command = proc::cargo();
-    command.args([
-        "build",
-        "--release",
-        "-p",
-        "rejoin-ext",
-        "--message-format=json-render-diagnostics",
-    ]);
-    let out = command
-        .stderr(Stdio::inherit())
-        .output()
-        .map_err(|e| format!("{}: {e}", proc::shown(&command)))?;
+    command.args(["build", "--release", "-p", "rejoin-ext", "--message-format=json-render-diagnostics"]);
+    let out =
+        command.stderr(Stdio::inherit()).output().map_err(|e| format!("{}: {e}", proc::shown(&command)))?;
     if !out.status.success() {
         return Err("the extension does not build".to_owned());
     }
-    let built = artifact(&String::from_utf8_lossy(&out.stdout))
-        .ok_or("cargo reported no library for rejoin-ext")?;
+    let built =
+        artifact(&String::from_utf8_lossy(&out.stdout)).ok_or("cargo reported no library for rejoin-ext")?;
     install(&built)
 }
 
 /// The path of the cdylib in cargo's JSON messages.
 fn artifact(messages: &str) -> Option<PathBuf> {
-    let messages = messages
-        .lines()
-        .filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
+    let messages = messages.lines().filter_map(|l| serde_json::from_str::<serde_json::Value>(l).ok());
     let library = messages.filter(|m| {
         m["reason"] == "compiler-artifact"
             && m["target"]["name"] == "rejoin"
-            && m["target"]["kind"]
-                .as_array()
-                .is_some_and(|k| k.iter().any(|k| k == "cdylib"))
+            && m["target"]["kind"].as_array().is_some_and(|k| k.iter().any(|k| k == "cdylib"))
     });
-    let names: Vec<serde_json::Value> = library
-        .filter_map(|m| m["filenames"].as_array().cloned())
-        .flatten()
-        .collect();
-    let wanted = |path: &&str| {
-        Path::new(path)
-            .extension()
-            .is_some_and(|e| e == std::env::consts::DLL_EXTENSION)
-    };
-    names
-        .iter()
-        .filter_map(|n| n.as_str())
-        .find(wanted)
-        .map(PathBuf::from)
+    let names: Vec<serde_json::Value> =
+        library.filter_map(|m| m["filenames"].as_array().cloned()).flatten().collect();
+    let wanted =
+        |path: &&str| Path::new(path).extension().is_some_and(|e| e == std::env::consts::DLL_EXTENSION);
+    names.iter().filter_map(|n| n.as_str()).find(wanted).map(PathBuf::from)
 }
 
 /// Copies to `target/ext/rejoin.so`, by rename: a process that has the old file loaded keeps it.

@@ -38,9 +38,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
         return Ok(());
     };
     if !targets()?.contains(&target) {
-        return Err(format!(
-            "there is no target `{target}`; `cargo xtask fuzz` lists them"
-        ));
+        return Err(format!("there is no target `{target}`; `cargo xtask fuzz` lists them"));
     }
     match input {
         Some(file) => {
@@ -62,21 +60,12 @@ pub fn smoke(target: &str, seconds: u32, seed: Option<u64>) -> Result<()> {
     let (seed, artifacts) = (seed.unwrap_or(1), proc::target_dir()?.join("fuzz"));
     let kept = artifacts.join(format!("{target}-{seed}.bin"));
     let mut command = bounded(&binary()?);
-    command.args([
-        target,
-        "--seconds",
-        &seconds.to_string(),
-        "--seed",
-        &seed.to_string(),
-    ]);
+    command.args([target, "--seconds", &seconds.to_string(), "--seed", &seed.to_string()]);
     command.arg("--artifacts").arg(&artifacts);
     let result = proc::run(&mut command);
     // A process that died could not say it itself.
     if result.is_err() && kept.exists() {
-        eprintln!(
-            "repeat with: cargo xtask fuzz {target} --input {}",
-            kept.display()
-        );
+        eprintln!("repeat with: cargo xtask fuzz {target} --input {}", kept.display());
     }
     result
 }
@@ -89,9 +78,7 @@ fn bounded(command: &Command) -> Command {
         return same;
     }
     let mut shell = Command::new("sh");
-    shell
-        .args(["-c", "ulimit -v 2097152 && exec \"$0\" \"$@\""])
-        .arg(command.get_program());
+    shell.args(["-c", "ulimit -v 2097152 && exec \"$0\" \"$@\""]).arg(command.get_program());
     shell.current_dir(proc::root());
     shell
 }
@@ -99,15 +86,7 @@ fn bounded(command: &Command) -> Command {
 /// Built with the features of the whole workspace, so that what the tests have compiled is not compiled again.
 fn binary() -> Result<Command> {
     let mut build = proc::cargo();
-    build.args([
-        "build",
-        "--quiet",
-        "--workspace",
-        "--exclude",
-        "rejoin-ext",
-        "--bin",
-        "rejoin-fuzz",
-    ]);
+    build.args(["build", "--quiet", "--workspace", "--exclude", "rejoin-ext", "--bin", "rejoin-fuzz"]);
     proc::run_quiet_stdout(&mut build)?;
     let name = format!("rejoin-fuzz{}", std::env::consts::EXE_SUFFIX);
     let mut command = Command::new(proc::target_dir()?.join("debug").join(name));
@@ -117,25 +96,14 @@ fn binary() -> Result<Command> {
 
 fn guided(target: &str, seconds: u32) -> Result<()> {
     let there = proc::output(Command::new("cargo").args(["+nightly", "fuzz", "--version"]));
-    there.map_err(
-        |_| "coverage needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`",
-    )?;
+    there.map_err(|_| "coverage needs `rustup toolchain install nightly` and `cargo install cargo-fuzz`")?;
     // libFuzzer adds what it finds to the first folder; the checked-in inputs only feed it.
     let found = proc::target_dir()?.join("fuzz/corpus").join(target);
     std::fs::create_dir_all(&found).map_err(|e| format!("{}: {e}", found.display()))?;
     proc::run(binary()?.arg(target).arg("--write-seeds").arg(&found))?;
     let mut command = Command::new("cargo");
     command.current_dir(proc::root());
-    command
-        .args([
-            "+nightly",
-            "fuzz",
-            "run",
-            "--fuzz-dir",
-            "fuzz/coverage",
-            target,
-        ])
-        .arg(&found);
+    command.args(["+nightly", "fuzz", "run", "--fuzz-dir", "fuzz/coverage", target]).arg(&found);
     let kept = proc::root().join("fuzz/corpus").join(target);
     if kept.exists() {
         command.arg(kept);

@@ -57,9 +57,7 @@ fn main() -> ExitCode {
             print!("{HELP}");
             Ok(())
         }
-        other => Err(format!(
-            "there is no command `{other}`; `cargo xtask --help` lists them"
-        )),
+        other => Err(format!("there is no command `{other}`; `cargo xtask --help` lists them")),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

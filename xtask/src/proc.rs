@@ -9,9 +9,7 @@ pub type Result<T> = std::result::Result<T, String>;
 
 /// The root of the workspace.
 pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .parent()
-        .expect("xtask lies inside the workspace")
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("xtask lies inside the workspace")
 }
 
 /// The cargo that started us, so that a toolchain override holds for everything below.
@@ -38,9 +36,7 @@ pub fn target_dir() -> Result<&'static Path> {
 
 /// A scratch directory of this process under the target directory, empty at return.
 pub fn scratch(name: &str) -> Result<PathBuf> {
-    let dir = target_dir()?
-        .join("xtask")
-        .join(format!("{name}-{}", std::process::id()));
+    let dir = target_dir()?.join("xtask").join(format!("{name}-{}", std::process::id()));
     if dir.exists() {
         std::fs::remove_dir_all(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     }
@@ -50,57 +46,33 @@ pub fn scratch(name: &str) -> Result<PathBuf> {
 
 pub fn shown(command: &Command) -> String {
     let words = std::iter::once(command.get_program()).chain(command.get_args());
-    words
-        .map(|w| w.to_string_lossy().into_owned())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|w| w.to_string_lossy().into_owned()).collect::<Vec<_>>().join(" ")
 }
 
 /// Runs with our own stdin, stdout and stderr.
 pub fn run(command: &mut Command) -> Result<()> {
-    let status = command
-        .status()
-        .map_err(|e| format!("{}: {e}", shown(command)))?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{}: {status}", shown(command)))
-    }
+    let status = command.status().map_err(|e| format!("{}: {e}", shown(command)))?;
+    if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
 }
 
 /// Like `run`, for a program whose chatter must not reach our stdout.
 pub fn run_quiet_stdout(command: &mut Command) -> Result<()> {
-    let mut child = command
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|e| e.to_string())?;
+    let mut child = command.stdout(Stdio::piped()).spawn().map_err(|e| e.to_string())?;
     if let Some(mut out) = child.stdout.take() {
         std::io::copy(&mut out, &mut std::io::stderr()).map_err(|e| e.to_string())?;
     }
     let status = child.wait().map_err(|e| e.to_string())?;
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{}: {status}", shown(command)))
-    }
+    if status.success() { Ok(()) } else { Err(format!("{}: {status}", shown(command))) }
 }
 
 /// Stdout of a program that must succeed.
 pub fn output(command: &mut Command) -> Result<String> {
-    let out = command
-        .stderr(Stdio::piped())
-        .output()
-        .map_err(|e| format!("{}: {e}", shown(command)))?;
+    let out = command.stderr(Stdio::piped()).output().map_err(|e| format!("{}: {e}", shown(command)))?;
     if out.status.success() {
         return Ok(String::from_utf8_lossy(&out.stdout).into_owned());
     }
     let said = String::from_utf8_lossy(&out.stderr);
-    Err(format!(
-        "{}: {}\n{}",
-        shown(command),
-        out.status,
-        said.trim_end()
-    ))
+    Err(format!("{}: {}\n{}", shown(command), out.status, said.trim_end()))
 }
 
 /// What a program printed on both streams, and whether it succeeded.
@@ -121,13 +93,8 @@ pub fn tee(command: &mut Command) -> Result<Captured> {
     let err_text = std::thread::spawn(move || err.map(copy_lines).unwrap_or_default());
     let mut text = out.map(copy_lines).unwrap_or_default();
     text.push_str(&err_text.join().unwrap_or_default());
-    let status = child
-        .wait()
-        .map_err(|e| format!("{}: {e}", shown(command)))?;
-    Ok(Captured {
-        ok: status.success(),
-        text,
-    })
+    let status = child.wait().map_err(|e| format!("{}: {e}", shown(command)))?;
+    Ok(Captured { ok: status.success(), text })
 }
 
 fn copy_lines(stream: impl Read) -> String {

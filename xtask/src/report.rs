@@ -11,10 +11,7 @@ pub struct Counts {
 
 impl Counts {
     pub fn check(ok: bool) -> Self {
-        Self {
-            passed: u64::from(ok),
-            failed: u64::from(!ok),
-        }
+        Self { passed: u64::from(ok), failed: u64::from(!ok) }
     }
 
     /// A tool that failed without counting a failed test (it did not compile, it crashed) is one failure.
@@ -49,35 +46,18 @@ impl Report {
 
     /// The table of steps, and the sum as its last line.
     pub fn table(&self) -> String {
-        let width = self
-            .steps
-            .iter()
-            .map(|s| s.name.len())
-            .max()
-            .unwrap_or(0)
-            .max(5);
-        let mut text = format!(
-            "{:width$} {:>9} {:>7} {:>7}\n",
-            "step", "time", "passed", "failed"
-        );
+        let width = self.steps.iter().map(|s| s.name.len()).max().unwrap_or(0).max(5);
+        let mut text = format!("{:width$} {:>9} {:>7} {:>7}\n", "step", "time", "passed", "failed");
         let mut time = Duration::ZERO;
         for step in &self.steps {
             time += step.time;
             let Counts { passed, failed } = step.counts;
             let seconds = step.time.as_secs_f64();
-            let _ = writeln!(
-                text,
-                "{:width$} {seconds:>7.1} s {passed:>7} {failed:>7}",
-                step.name
-            );
+            let _ = writeln!(text, "{:width$} {seconds:>7.1} s {passed:>7} {failed:>7}", step.name);
         }
         let Counts { passed, failed } = self.total();
         let seconds = time.as_secs_f64();
-        let _ = writeln!(
-            text,
-            "{:width$} {seconds:>7.1} s {passed:>7} {failed:>7}",
-            "total"
-        );
+        let _ = writeln!(text, "{:width$} {seconds:>7.1} s {passed:>7} {failed:>7}", "total");
         let _ = writeln!(text, "{passed} passed, {failed} failed");
         text
     }
@@ -114,19 +94,12 @@ pub fn nextest(text: &str) -> Counts {
 /// `test result: ok. 3 passed; 0 failed; 1 ignored; ...`, once per binary
 pub fn cargo_test(text: &str) -> Counts {
     let mark = "test result:";
-    Counts {
-        passed: numbers(text, mark, &["passed"]),
-        failed: numbers(text, mark, &["failed"]),
-    }
+    Counts { passed: numbers(text, mark, &["passed"]), failed: numbers(text, mark, &["failed"]) }
 }
 
 /// `=== 2 failed, 10 passed, 1 error in 0.31s ===`
 pub fn pytest(text: &str) -> Counts {
-    let last = text
-        .lines()
-        .rev()
-        .find(|l| l.contains(" in ") && l.contains('s'))
-        .unwrap_or("");
+    let last = text.lines().rev().find(|l| l.contains(" in ") && l.contains('s')).unwrap_or("");
     Counts {
         passed: numbers(last, "", &["passed"]),
         failed: numbers(last, "", &["failed", "error", "errors"]),
@@ -139,10 +112,7 @@ pub fn node_tap(text: &str) -> Counts {
         let found = text.lines().rev().find_map(|l| l.strip_prefix(key));
         found.and_then(|n| n.trim().parse().ok()).unwrap_or(0)
     };
-    Counts {
-        passed: count("# pass "),
-        failed: count("# fail ") + count("# cancelled "),
-    }
+    Counts { passed: count("# pass "), failed: count("# fail ") + count("# cancelled ") }
 }
 
 #[cfg(test)]
@@ -151,69 +121,27 @@ mod tests {
 
     #[test]
     fn summaries_of_other_tools_are_read() {
-        let text = "     Summary [   0.012s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped\n";
-        assert_eq!(
-            nextest(text),
-            Counts {
-                passed: 7,
-                failed: 2
-            }
-        );
+        let text =
+            "     Summary [   0.012s] 9 tests run: 7 passed (1 slow), 1 failed, 1 timed out, 0 skipped\n";
+        assert_eq!(nextest(text), Counts { passed: 7, failed: 2 });
         let text = "test result: ok. 3 passed; 0 failed; 1 ignored\ntest result: FAILED. 1 passed; 2 failed; 0 ignored";
-        assert_eq!(
-            cargo_test(text),
-            Counts {
-                passed: 4,
-                failed: 2
-            }
-        );
+        assert_eq!(cargo_test(text), Counts { passed: 4, failed: 2 });
         let text = "x in 3 s\n==== 2 failed, 10 passed, 1 error in 0.31s ====\n";
-        assert_eq!(
-            pytest(text),
-            Counts {
-                passed: 10,
-                failed: 3
-            }
-        );
-        assert_eq!(
-            node_tap("# pass 3\n# fail 1\n# cancelled 0\n"),
-            Counts {
-                passed: 3,
-                failed: 1
-            }
-        );
+        assert_eq!(pytest(text), Counts { passed: 10, failed: 3 });
+        assert_eq!(node_tap("# pass 3\n# fail 1\n# cancelled 0\n"), Counts { passed: 3, failed: 1 });
     }
 
     #[test]
     fn a_crash_without_a_summary_is_a_failure() {
-        assert_eq!(
-            nextest("error: could not compile").with_exit(false),
-            Counts {
-                passed: 0,
-                failed: 1
-            }
-        );
+        assert_eq!(nextest("error: could not compile").with_exit(false), Counts { passed: 0, failed: 1 });
         assert_eq!(nextest("").with_exit(true), Counts::default());
     }
 
     #[test]
     fn the_last_line_is_the_sum() {
-        let step = |counts| Step {
-            name: "x".to_owned(),
-            time: Duration::ZERO,
-            counts,
-        };
+        let step = |counts| Step { name: "x".to_owned(), time: Duration::ZERO, counts };
         let report = Report {
-            steps: vec![
-                step(Counts {
-                    passed: 2,
-                    failed: 0,
-                }),
-                step(Counts {
-                    passed: 1,
-                    failed: 1,
-                }),
-            ],
+            steps: vec![step(Counts { passed: 2, failed: 0 }), step(Counts { passed: 1, failed: 1 })],
         };
         assert_eq!(report.table().lines().last(), Some("3 passed, 1 failed"));
     }

@@ -42,14 +42,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
     println!("sqlite3  {}", tools.sqlite3.display());
     println!("python   {}", tools.python.display());
     println!("node     {}", tools.node.display());
-    println!(
-        "nextest  {}",
-        if tools.nextest {
-            "yes"
-        } else {
-            "no, cargo test instead"
-        }
-    );
+    println!("nextest  {}", if tools.nextest { "yes" } else { "no, cargo test instead" });
     Ok(())
 }
 
@@ -59,12 +52,7 @@ pub fn run() -> Result<Tools> {
     let sqlite3 = find_sqlite3().ok_or(NEED_SQLITE3)?;
     let node = find_node().ok_or(NEED_NODE)?;
     let python = venv(&find_python().ok_or(NEED_PYTHON)?)?;
-    Ok(Tools {
-        nextest: nextest(),
-        sqlite3,
-        python,
-        node,
-    })
+    Ok(Tools { nextest: nextest(), sqlite3, python, node })
 }
 
 const NEED_SQLITE3: &str = "the tests need the sqlite3 shell, 3.40 or newer and able to load extensions; \
@@ -72,8 +60,7 @@ const NEED_SQLITE3: &str = "the tests need the sqlite3 shell, 3.40 or newer and 
 const NEED_PYTHON: &str = "the tests need a python3 with venv whose sqlite3 module can load extensions (many pyenv \
     and macOS builds cannot); on Debian: apt-get install python3 python3-venv";
 const NEED_NODE: &str = "the tests need node 18 or newer with npm; install it and put it on PATH";
-const NEED_CC: &str =
-    "building SQLite needs a C compiler; on Debian: apt-get install build-essential";
+const NEED_CC: &str = "building SQLite needs a C compiler; on Debian: apt-get install build-essential";
 
 fn rust_components() -> Result<()> {
     for (name, subcommand) in [("rustfmt", "fmt"), ("clippy", "clippy")] {
@@ -94,8 +81,7 @@ fn nextest() -> bool {
         return true;
     }
     eprintln!("setup: installing cargo-nextest");
-    let installed =
-        proc::run_quiet_stdout(proc::cargo().args(["install", "cargo-nextest", "--locked"]));
+    let installed = proc::run_quiet_stdout(proc::cargo().args(["install", "cargo-nextest", "--locked"]));
     if let Err(e) = installed {
         eprintln!("setup: {e}; the tests run under cargo test instead");
     }
@@ -165,24 +151,20 @@ fn find_python() -> Option<PathBuf> {
         candidates.extend(on_path(&format!("python3.{minor}")));
     }
     candidates.extend(on_path("python"));
-    candidates
-        .into_iter()
-        .find(|p| succeeds(Command::new(p).args(["-I", "-c", PYTHON_PROBE])))
+    candidates.into_iter().find(|p| succeeds(Command::new(p).args(["-I", "-c", PYTHON_PROBE])))
 }
 
 fn find_node() -> Option<PathBuf> {
     let probe = "process.exit(parseInt(process.versions.node) >= 18 ? 0 : 1)";
-    let node = on_path("node")
-        .into_iter()
-        .find(|p| succeeds(Command::new(p).args(["-e", probe])));
+    let node = on_path("node").into_iter().find(|p| succeeds(Command::new(p).args(["-e", probe])));
     node.filter(|_| !on_path("npm").is_empty())
 }
 
 /// The environment in the target directory, made anew when the requirements or the interpreter changed.
 fn venv(base: &Path) -> Result<PathBuf> {
     let requirements = proc::root().join("tests/python/requirements.txt");
-    let wanted = std::fs::read_to_string(&requirements)
-        .map_err(|e| format!("{}: {e}", requirements.display()))?;
+    let wanted =
+        std::fs::read_to_string(&requirements).map_err(|e| format!("{}: {e}", requirements.display()))?;
     let wanted = format!("# {}\n{wanted}", base.display());
     let dir = proc::target_dir()?.join("venv");
     let python = dir.join("bin").join("python");
@@ -197,15 +179,7 @@ fn venv(base: &Path) -> Result<PathBuf> {
     }
     proc::run_quiet_stdout(Command::new(base).args(["-I", "-m", "venv"]).arg(&dir))?;
     let mut pip = Command::new(&python);
-    pip.args([
-        "-m",
-        "pip",
-        "install",
-        "--quiet",
-        "--disable-pip-version-check",
-        "-r",
-    ])
-    .arg(&requirements);
+    pip.args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "-r"]).arg(&requirements);
     proc::run_quiet_stdout(&mut pip)?;
     std::fs::write(&stamp, wanted).map_err(|e| format!("{}: {e}", stamp.display()))?;
     Ok(python)
@@ -215,17 +189,11 @@ fn venv(base: &Path) -> Result<PathBuf> {
 fn on_path(name: &str) -> Vec<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let name = format!("{name}{}", std::env::consts::EXE_SUFFIX);
-    std::env::split_paths(&path)
-        .map(|dir| dir.join(&name))
-        .filter(|p| p.is_file())
-        .collect()
+    std::env::split_paths(&path).map(|dir| dir.join(&name)).filter(|p| p.is_file()).collect()
 }
 
 fn succeeds(command: &mut Command) -> bool {
-    let quiet = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::null())
-        .stderr(Stdio::null());
+    let quiet = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     quiet.status().is_ok_and(|s| s.success())
 }
 

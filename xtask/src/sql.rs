@@ -47,11 +47,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
     let tools = setup::run()?;
     let counts = run(&tools.sqlite3, &ext::build()?, filter.as_deref(), bless)?;
     println!("{} passed, {} failed", counts.passed, counts.failed);
-    if counts.failed == 0 {
-        Ok(())
-    } else {
-        Err("SQL tests failed".to_owned())
-    }
+    if counts.failed == 0 { Ok(()) } else { Err("SQL tests failed".to_owned()) }
 }
 
 /// One script and what it must print.
@@ -68,11 +64,7 @@ pub fn run(sqlite3: &Path, extension: &Path, filter: Option<&str>, bless: bool) 
     let mut cases = files(&proc::root().join("tests/sql"))?;
     cases.extend(documents::cases(proc::root())?);
     cases.retain(|case| filter.is_none_or(|f| case.name.contains(f)));
-    let shell = Shell {
-        sqlite3,
-        extension,
-        scratch: proc::scratch("sql")?,
-    };
+    let shell = Shell { sqlite3, extension, scratch: proc::scratch("sql")? };
     let next = AtomicUsize::new(0);
     let outcomes = Mutex::new(Vec::new());
     std::thread::scope(|scope| {
@@ -80,10 +72,7 @@ pub fn run(sqlite3: &Path, extension: &Path, filter: Option<&str>, bless: bool) 
             scope.spawn(|| {
                 while let Some(case) = cases.get(next.fetch_add(1, Ordering::Relaxed)) {
                     let outcome = shell.check(case, bless);
-                    outcomes
-                        .lock()
-                        .expect("no panic holds it")
-                        .push((&case.name, outcome));
+                    outcomes.lock().expect("no panic holds it").push((&case.name, outcome));
                 }
             });
         }
@@ -160,10 +149,7 @@ impl Shell<'_> {
                 Ok(())
             }
             (_, Some(expected)) => Err(format!("{}in {}\n", diff(expected, &got), dir.display())),
-            (_, None) => Err(format!(
-                "no expectation; cargo xtask sql --bless {}\n{got}",
-                case.name
-            )),
+            (_, None) => Err(format!("no expectation; cargo xtask sql --bless {}\n{got}", case.name)),
         }
     }
 
@@ -205,10 +191,7 @@ impl Shell<'_> {
             std::thread::sleep(Duration::from_millis(5));
         };
         let mut text = Vec::new();
-        output
-            .rewind()
-            .and_then(|()| output.read_to_end(&mut text))
-            .map_err(fail)?;
+        output.rewind().and_then(|()| output.read_to_end(&mut text)).map_err(fail)?;
         let mut text = String::from_utf8_lossy(&text).into_owned();
         // The shell's exit code only says that some statement failed, which is often the point of a case.
         if status.code().is_none() {
@@ -249,10 +232,7 @@ fn normalise(text: &str) -> String {
 fn error_message(line: &str) -> Option<String> {
     let kinds = ["Parse error", "Runtime error", "Error"];
     let rest = kinds.iter().find_map(|kind| line.strip_prefix(kind))?;
-    let rest = match rest
-        .strip_prefix(" near line ")
-        .or_else(|| rest.strip_prefix(": near line "))
-    {
+    let rest = match rest.strip_prefix(" near line ").or_else(|| rest.strip_prefix(": near line ")) {
         Some(numbered) => numbered.split_once(':')?.1,
         None => rest.strip_prefix(':')?,
     };
@@ -271,11 +251,8 @@ fn diff(expected: &str, got: &str) -> String {
     let mut common = vec![vec![0_u32; b.len() + 1]; a.len() + 1];
     for i in (0..a.len()).rev() {
         for j in (0..b.len()).rev() {
-            common[i][j] = if a[i] == b[j] {
-                common[i + 1][j + 1] + 1
-            } else {
-                common[i + 1][j].max(common[i][j + 1])
-            };
+            common[i][j] =
+                if a[i] == b[j] { common[i + 1][j + 1] + 1 } else { common[i + 1][j].max(common[i][j + 1]) };
         }
     }
     let (mut i, mut j) = (0, 0);
@@ -316,14 +293,8 @@ mod tests {
         assert_eq!(normalise(old), "1\nerror: no such table: nope\n");
         assert_eq!(normalise(new), normalise(old));
         let runtime = "Runtime error near line 13: CHECK constraint failed: a>0 (19)\n2\n";
-        assert_eq!(
-            normalise(runtime),
-            "error: CHECK constraint failed: a>0\n2\n"
-        );
-        assert_eq!(
-            normalise("Error: unknown command\n"),
-            "error: unknown command\n"
-        );
+        assert_eq!(normalise(runtime), "error: CHECK constraint failed: a>0\n2\n");
+        assert_eq!(normalise("Error: unknown command\n"), "error: unknown command\n");
         assert_eq!(normalise("Errors are data too\n"), "Errors are data too\n");
     }
 
@@ -337,26 +308,15 @@ mod tests {
     fn a_wrong_expectation_fails() {
         let sqlite3 = crate::setup::find_sqlite3().expect("the tests need the sqlite3 shell");
         let scratch = crate::proc::scratch("sql-self-test").expect("scratch");
-        let shell = Shell {
-            sqlite3: &sqlite3,
-            extension: Path::new("none"),
-            scratch: scratch.clone(),
-        };
+        let shell = Shell { sqlite3: &sqlite3, extension: Path::new("none"), scratch: scratch.clone() };
         let case = |expected: &str| Case {
             name: "self".to_owned(),
             script: "SELECT 1;\nSELECT x;\n".to_owned(),
             expected: Some(expected.to_owned()),
             expected_file: None,
         };
-        assert_eq!(
-            shell.check(&case("1\nerror: no such column: x\n"), false),
-            Ok(())
-        );
-        assert!(
-            shell
-                .check(&case("2\nerror: no such column: x\n"), false)
-                .is_err()
-        );
+        assert_eq!(shell.check(&case("1\nerror: no such column: x\n"), false), Ok(()));
+        assert!(shell.check(&case("2\nerror: no such column: x\n"), false).is_err());
         assert!(shell.check(&case("1\n"), false).is_err());
         fs::remove_dir_all(scratch).expect("scratch goes");
     }

@@ -34,11 +34,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
     };
     let long = args.flag("--long");
     let filter = args.last()?;
-    let mut run = Run {
-        long,
-        filter,
-        report: Report::default(),
-    };
+    let mut run = Run { long, filter, report: Report::default() };
     let result = run.all();
     print!("\n{}", run.report.table());
     result?;
@@ -46,11 +42,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
     if total.passed + total.failed == 0 {
         return Err("no test has that in its name".to_owned());
     }
-    if total.failed > 0 {
-        Err("not everything passed".to_owned())
-    } else {
-        Ok(())
-    }
+    if total.failed > 0 { Err("not everything passed".to_owned()) } else { Ok(()) }
 }
 
 struct Run {
@@ -74,25 +66,16 @@ impl Run {
         }
         self.fuzz();
         if self.filter.is_none() {
-            self.step("demo", || {
-                Ok(check(&proc::tee(demo::command().arg("--check"))?))
-            });
+            self.step("demo", || Ok(check(&proc::tee(demo::command().arg("--check"))?)));
         }
         Ok(())
     }
 
     fn checks(&mut self) {
-        self.step("format", || {
-            Ok(check(&proc::tee(
-                proc::cargo().args(["fmt", "--all", "--check"]),
-            )?))
-        });
+        self.step("format", || Ok(check(&proc::tee(proc::cargo().args(["fmt", "--all", "--check"]))?)));
         let lint = |scope: &[&str]| {
             let mut command = proc::cargo();
-            command
-                .args(["clippy", "--quiet", "--all-targets"])
-                .args(scope)
-                .args(["--", "-D", "warnings"]);
+            command.args(["clippy", "--quiet", "--all-targets"]).args(scope).args(["--", "-D", "warnings"]);
             Ok(check(&proc::tee(&mut command)?))
         };
         self.step("lints", || lint(&HOSTS));
@@ -110,9 +93,7 @@ impl Run {
         if tools.nextest {
             self.step("Rust tests", || {
                 let mut command = proc::cargo();
-                command
-                    .args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"])
-                    .args(HOSTS);
+                command.args(["nextest", "run", "--no-fail-fast", "--no-tests=pass"]).args(HOSTS);
                 let ignored: &[&str] = if long { &["--run-ignored", "all"] } else { &[] };
                 let out = proc::tee(prepare(command.args(ignored).args(&filter), long))?;
                 Ok(report::nextest(&out.text).with_exit(out.ok))
@@ -120,11 +101,7 @@ impl Run {
         } else {
             self.step("Rust tests", || {
                 let mut command = proc::cargo();
-                command
-                    .args(["test", "--no-fail-fast", "--all-targets"])
-                    .args(HOSTS)
-                    .arg("--")
-                    .args(&filter);
+                command.args(["test", "--no-fail-fast", "--all-targets"]).args(HOSTS).arg("--").args(&filter);
                 let ignored: &[&str] = if long { &["--include-ignored"] } else { &[] };
                 let out = proc::tee(prepare(command.args(ignored), long))?;
                 Ok(report::cargo_test(&out.text).with_exit(out.ok))
@@ -132,11 +109,7 @@ impl Run {
         }
         self.step("documented examples", || {
             let mut command = proc::cargo();
-            command
-                .args(["test", "--doc", "--no-fail-fast"])
-                .args(HOSTS)
-                .arg("--")
-                .args(&filter);
+            command.args(["test", "--doc", "--no-fail-fast"]).args(HOSTS).arg("--").args(&filter);
             let out = proc::tee(&mut command)?;
             Ok(report::cargo_test(&out.text).with_exit(out.ok))
         });
@@ -144,9 +117,7 @@ impl Run {
 
     fn sql(&mut self, tools: &Tools, extension: &Path) {
         let filter = self.filter.clone();
-        self.step("SQL tests", || {
-            sql::run(&tools.sqlite3, extension, filter.as_deref(), false)
-        });
+        self.step("SQL tests", || sql::run(&tools.sqlite3, extension, filter.as_deref(), false));
     }
 
     fn python(&mut self, tools: &Tools, extension: &Path) {
@@ -160,15 +131,9 @@ impl Run {
             };
             self.step(name, || {
                 let mut command = Command::new(&tools.python);
-                command
-                    .args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"])
-                    .args(tests);
-                command
-                    .current_dir(proc::root())
-                    .env("PYTHONDONTWRITEBYTECODE", "1");
-                command
-                    .env("REJOIN_EXTENSION", extension)
-                    .env("REJOIN_SQLITE3", &tools.sqlite3);
+                command.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).args(tests);
+                command.current_dir(proc::root()).env("PYTHONDONTWRITEBYTECODE", "1");
+                command.env("REJOIN_EXTENSION", extension).env("REJOIN_SQLITE3", &tools.sqlite3);
                 if let Some(filter) = &filter {
                     command.args(["-k", filter]);
                 }
@@ -193,49 +158,32 @@ impl Run {
             let dir = proc::root().join("tests/interop");
             if dir.join("package-lock.json").exists() && !dir.join("node_modules").exists() {
                 let mut npm = Command::new("npm");
-                proc::run_quiet_stdout(
-                    npm.args(["ci", "--no-audit", "--no-fund"])
-                        .current_dir(&dir),
-                )?;
+                proc::run_quiet_stdout(npm.args(["ci", "--no-audit", "--no-fund"]).current_dir(&dir))?;
             }
             let mut command = Command::new(&tools.node);
-            command
-                .args(["--test", "--test-reporter=tap"])
-                .current_dir(&dir);
+            command.args(["--test", "--test-reporter=tap"]).current_dir(&dir);
             if let Some(filter) = &filter {
                 command.arg(format!("--test-name-pattern={filter}"));
             }
             command.args(&tests).env("REJOIN_EXTENSION", extension);
-            command
-                .env("REJOIN_SQLITE3", &tools.sqlite3)
-                .env("REJOIN_PYTHON", &tools.python);
+            command.env("REJOIN_SQLITE3", &tools.sqlite3).env("REJOIN_PYTHON", &tools.python);
             let out = proc::tee(prepare(&mut command, long))?;
             Ok(report::node_tap(&out.text).with_exit(out.ok))
         });
     }
 
     fn fuzz(&mut self) {
-        let seconds = if self.long {
-            FUZZ_SECONDS_LONG
-        } else {
-            FUZZ_SECONDS
-        };
+        let seconds = if self.long { FUZZ_SECONDS_LONG } else { FUZZ_SECONDS };
         let targets = match fuzz::targets() {
             Ok(targets) => targets,
             Err(e) => return self.step("fuzz targets", || Err(e)),
         };
         for target in targets {
-            if self
-                .filter
-                .as_ref()
-                .is_some_and(|f| !target.contains(f.as_str()))
-            {
+            if self.filter.as_ref().is_some_and(|f| !target.contains(f.as_str())) {
                 continue;
             }
             let name = format!("fuzz {target}, {seconds} s");
-            self.step(&name, || {
-                Ok(Counts::check(fuzz::smoke(&target, seconds, None).is_ok()))
-            });
+            self.step(&name, || Ok(Counts::check(fuzz::smoke(&target, seconds, None).is_ok())));
         }
     }
 
@@ -247,11 +195,7 @@ impl Run {
             println!("{name}: {e}");
             Counts::check(false)
         });
-        self.report.steps.push(Step {
-            name: name.to_owned(),
-            time: started.elapsed(),
-            counts,
-        });
+        self.report.steps.push(Step { name: name.to_owned(), time: started.elapsed(), counts });
     }
 
     /// A step that others build upon: not a test, but a failure when it fails.
@@ -259,9 +203,7 @@ impl Run {
         let mut made = Err(String::new());
         self.step(name, || {
             made = work();
-            made.as_ref()
-                .map(|_| Counts::default())
-                .map_err(Clone::clone)
+            made.as_ref().map(|_| Counts::default()).map_err(Clone::clone)
         });
         made
     }
@@ -292,9 +234,7 @@ fn tests_in(folder: &str, is_test: impl Fn(&str) -> bool) -> Result<Vec<PathBuf>
     }
     let entries = std::fs::read_dir(&dir).map_err(|e| format!("{}: {e}", dir.display()))?;
     let names = entries.filter_map(|e| e.ok()).map(|e| e.file_name());
-    let tests = names
-        .filter(|n| is_test(&n.to_string_lossy()))
-        .map(|n| dir.join(n));
+    let tests = names.filter(|n| is_test(&n.to_string_lossy())).map(|n| dir.join(n));
     let mut tests: Vec<PathBuf> = tests.collect();
     tests.sort();
     Ok(tests)

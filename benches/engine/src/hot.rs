@@ -39,10 +39,7 @@ pub fn run(path: &str) -> Result<()> {
     let mut words = path.split('/');
     let mut word = || words.next().unwrap_or("");
     let (name, key, side) = (word(), word(), word());
-    let side = sides()
-        .into_iter()
-        .find(|s| s.name() == side)
-        .unwrap_or(Side::Plain);
+    let side = sides().into_iter().find(|s| s.name() == side).unwrap_or(Side::Plain);
     let rows = word().parse().unwrap_or(ROWS);
     let lab = Lab::new(key == "uuid", false, rows)?;
     println!("{:.3} ms", (scenario(name)?.run)(&lab, side)?);
@@ -56,13 +53,8 @@ fn budgets_file() -> PathBuf {
 fn read_budgets() -> Result<BTreeMap<String, u64>> {
     let text = std::fs::read_to_string(budgets_file())?;
     let mut budgets = BTreeMap::new();
-    for line in text
-        .lines()
-        .filter(|l| !l.trim().is_empty() && !l.starts_with('#'))
-    {
-        let (path, count) = line
-            .split_once(' ')
-            .ok_or_else(|| format!("budgets.txt: {line}"))?;
+    for line in text.lines().filter(|l| !l.trim().is_empty() && !l.starts_with('#')) {
+        let (path, count) = line.split_once(' ').ok_or_else(|| format!("budgets.txt: {line}"))?;
         budgets.insert(path.to_owned(), count.trim().parse()?);
     }
     Ok(budgets)
@@ -73,11 +65,7 @@ fn count(path: &str) -> Result<u64> {
     let dir = tempfile::tempdir()?;
     let out = dir.path().join("callgrind.out");
     let done = Command::new("valgrind")
-        .args([
-            "--tool=callgrind",
-            "--collect-atstart=no",
-            "--toggle-collect=*rejoin_bench::cpu::measured*",
-        ])
+        .args(["--tool=callgrind", "--collect-atstart=no", "--toggle-collect=*rejoin_bench::cpu::measured*"])
         .arg(format!("--callgrind-out-file={}", out.display()))
         .arg(std::env::current_exe()?)
         .args(["--hot", path])
@@ -87,10 +75,7 @@ fn count(path: &str) -> Result<u64> {
         return Err(format!("{path}: {}", String::from_utf8_lossy(&done.stderr)).into());
     }
     let text = std::fs::read_to_string(out)?;
-    let total = text.lines().find_map(|l| {
-        l.strip_prefix("totals: ")
-            .or_else(|| l.strip_prefix("summary: "))
-    });
+    let total = text.lines().find_map(|l| l.strip_prefix("totals: ").or_else(|| l.strip_prefix("summary: ")));
     let total = total.ok_or_else(|| format!("{path}: callgrind tells no total"))?;
     Ok(total.trim().parse()?)
 }
@@ -102,13 +87,8 @@ fn paths() -> Result<Vec<String>> {
     let owned = lab.empty(Side::Owned).is_ok();
     let mut all = Vec::new();
     for name in PATHS {
-        let there = scenario(name)?
-            .needs
-            .map_or(Ok(true), |f| has_function(&db, f))?;
-        for side in sides()
-            .into_iter()
-            .filter(|s| there && (*s == Side::Shared || owned))
-        {
+        let there = scenario(name)?.needs.map_or(Ok(true), |f| has_function(&db, f))?;
+        for side in sides().into_iter().filter(|s| there && (*s == Side::Shared || owned)) {
             for key in ["int", "uuid"] {
                 all.push(format!("{name}/{key}/{}", side.name()));
             }
@@ -119,11 +99,7 @@ fn paths() -> Result<Vec<String>> {
 
 /// Compares the counts with the budgets, or writes them as such.
 pub fn check(bless: bool) -> Result<()> {
-    let budgets = if bless {
-        BTreeMap::new()
-    } else {
-        read_budgets()?
-    };
+    let budgets = if bless { BTreeMap::new() } else { read_budgets()? };
     let mut counts = BTreeMap::new();
     let mut over = Vec::new();
     for path in paths()? {
@@ -131,10 +107,7 @@ pub fn check(bless: bool) -> Result<()> {
         let budget = budgets.get(&path).copied();
         let ratio = budget.map_or(1.0, |b| now as f64 / b as f64);
         let per_row = now / ROWS as u64;
-        println!(
-            "{path:<36} {now:>12} {per_row:>7} a row  {:>+6.1} %",
-            (ratio - 1.0) * 100.0
-        );
+        println!("{path:<36} {now:>12} {per_row:>7} a row  {:>+6.1} %", (ratio - 1.0) * 100.0);
         if ratio > SLACK || (budget.is_none() && !bless) {
             over.push(path.clone());
         }
@@ -152,9 +125,5 @@ pub fn check(bless: bool) -> Result<()> {
     if over.is_empty() {
         return Ok(());
     }
-    Err(format!(
-        "over the budget by more than a tenth, or without one: {}",
-        over.join(", ")
-    )
-    .into())
+    Err(format!("over the budget by more than a tenth, or without one: {}", over.join(", ")).into())
 }

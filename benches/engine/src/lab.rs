@@ -121,8 +121,7 @@ impl Lab {
     }
 }
 
-pub const INSERT: &str =
-    "INSERT INTO article(id, title, author, stock, price) VALUES (?1, ?2, ?3, ?4, ?5)";
+pub const INSERT: &str = "INSERT INTO article(id, title, author, stock, price) VALUES (?1, ?2, ?3, ?4, ?5)";
 
 pub fn insert_row(q: &mut rusqlite::Statement<'_>, r: &Row) -> Result<()> {
     q.execute(params![r.id, r.title, r.author, r.stock, r.price])?;

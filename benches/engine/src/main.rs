@@ -19,12 +19,10 @@ pub type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
 
 fn main() -> std::process::ExitCode {
     let done =
-        options::Options::parse(std::env::args().skip(1).collect()).and_then(
-            |options| match options {
-                Some(options) => options.run(),
-                None => Ok(true),
-            },
-        );
+        options::Options::parse(std::env::args().skip(1).collect()).and_then(|options| match options {
+            Some(options) => options.run(),
+            None => Ok(true),
+        });
     match done {
         Ok(true) => std::process::ExitCode::SUCCESS,
         Ok(false) => std::process::ExitCode::FAILURE,

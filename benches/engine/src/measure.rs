@@ -36,40 +36,15 @@ const fn ratio(
     most: [f64; 4],
     run: fn(&Lab, Side) -> Result<f64>,
 ) -> Scenario {
-    Scenario {
-        name,
-        text,
-        unit: Unit::Ratio,
-        most,
-        run,
-        temp: true,
-        needs: None,
-        once: false,
-    }
+    Scenario { name, text, unit: Unit::Ratio, most, run, temp: true, needs: None, once: false }
 }
 
 const fn native(s: Scenario, function: &'static str) -> Scenario {
-    Scenario {
-        needs: Some(function),
-        ..s
-    }
+    Scenario { needs: Some(function), ..s }
 }
 
-const fn pull(
-    name: &'static str,
-    text: &'static str,
-    run: fn(&Lab, Side) -> Result<f64>,
-) -> Scenario {
-    Scenario {
-        name,
-        text,
-        unit: Unit::Ms,
-        most: [0.1; 4],
-        run,
-        temp: false,
-        needs: None,
-        once: true,
-    }
+const fn pull(name: &'static str, text: &'static str, run: fn(&Lab, Side) -> Result<f64>) -> Scenario {
+    Scenario { name, text, unit: Unit::Ms, most: [0.1; 4], run, temp: false, needs: None, once: true }
 }
 
 /// Point reads cost what they cost plain; this much is noise.
@@ -78,31 +53,16 @@ const SAME: f64 = 1.05;
 const KEY: [f64; 2] = [3.0, 16.0];
 
 pub const ALL: &[Scenario] = &[
-    ratio(
-        "insert",
-        "insert 100k, one transaction",
-        [1.5, 1.25, 2.0, 1.5],
-        s::insert_one_transaction,
-    ),
+    ratio("insert", "insert 100k, one transaction", [1.5, 1.25, 2.0, 1.5], s::insert_one_transaction),
     ratio(
         "insert-commits",
         "insert 5k, a transaction each",
         [2.2, 2.2, 2.5, 2.5],
         s::insert_many_transactions,
     ),
-    ratio(
-        "update",
-        "update one column of 100k",
-        [3.0, 3.0, 6.0, 6.0],
-        s::update_column,
-    ),
+    ratio("update", "update one column of 100k", [3.0, 3.0, 6.0, 6.0], s::update_column),
     ratio("delete", "delete 100k", [2.5, 1.5, 3.5, 2.0], s::delete_all),
-    ratio(
-        "read-changes",
-        "read 400k changes / read the rows",
-        [12.0, 12.0, 14.0, 14.0],
-        s::read_changes,
-    ),
+    ratio("read-changes", "read 400k changes / read the rows", [12.0, 12.0, 14.0, 14.0], s::read_changes),
     native(
         ratio(
             "read-changeset",
@@ -112,27 +72,12 @@ pub const ALL: &[Scenario] = &[
         ),
         "crsql_changeset",
     ),
-    ratio(
-        "merge",
-        "merge them row by row / copy the rows",
-        [10.0; 4],
-        m::merge_rows,
-    ),
+    ratio("merge", "merge them row by row / copy the rows", [10.0; 4], m::merge_rows),
     native(
-        ratio(
-            "merge-changeset",
-            "merge the changeset / copy the rows",
-            [2.5; 4],
-            m::merge_changeset,
-        ),
+        ratio("merge-changeset", "merge the changeset / copy the rows", [2.5; 4], m::merge_changeset),
         "crsql_apply_changeset",
     ),
-    ratio(
-        "merge-newer",
-        "merge 100k newer cells / update by key",
-        [3.0, 3.0, 5.0, 5.0],
-        m::merge_newer_rows,
-    ),
+    ratio("merge-newer", "merge 100k newer cells / update by key", [3.0, 3.0, 5.0, 5.0], m::merge_newer_rows),
     native(
         ratio(
             "merge-newer-changeset",
@@ -157,35 +102,12 @@ pub const ALL: &[Scenario] = &[
             s::deleted_size,
         )
     },
-    Scenario {
-        temp: false,
-        ..ratio("point", "point reads", [SAME; 4], s::point_reads)
-    },
-    pull(
-        "pull",
-        "pull the last 10, 1 table, 10k rows",
-        big::pull_1_table,
-    ),
-    pull(
-        "pull-tables",
-        "pull the last 10, 1,000 tables, 10k rows",
-        big::pull_1000_tables,
-    ),
-    pull(
-        "pull-big",
-        "pull the last 10, 1 table, 1M rows",
-        big::pull_1_table_big,
-    ),
-    pull(
-        "pull-tables-big",
-        "pull the last 10, 1,000 tables, 1M rows",
-        big::pull_1000_tables_big,
-    ),
-    Scenario {
-        most: [5.0; 4],
-        once: false,
-        ..pull("add-column", "ADD COLUMN at 1M rows", big::add_column)
-    },
+    Scenario { temp: false, ..ratio("point", "point reads", [SAME; 4], s::point_reads) },
+    pull("pull", "pull the last 10, 1 table, 10k rows", big::pull_1_table),
+    pull("pull-tables", "pull the last 10, 1,000 tables, 10k rows", big::pull_1000_tables),
+    pull("pull-big", "pull the last 10, 1 table, 1M rows", big::pull_1_table_big),
+    pull("pull-tables-big", "pull the last 10, 1,000 tables, 1M rows", big::pull_1000_tables_big),
+    Scenario { most: [5.0; 4], once: false, ..pull("add-column", "ADD COLUMN at 1M rows", big::add_column) },
 ];
 
 /// The least of the rounds, by side; NaN: not measured.
@@ -202,11 +124,7 @@ pub struct Measured {
 impl Measured {
     /// What is held against the ceiling.
     pub fn figure(&self, side: Side) -> f64 {
-        let value = if side == Side::Owned {
-            self.owned
-        } else {
-            self.shared
-        };
+        let value = if side == Side::Owned { self.owned } else { self.shared };
         match self.scenario.unit {
             Unit::Ratio | Unit::Size => value / self.plain,
             Unit::BytesPerRow => (value - self.plain) / self.rows as f64,
@@ -219,12 +137,7 @@ impl Measured {
     }
 }
 
-pub fn run(
-    lab: &Lab,
-    scenario: &'static Scenario,
-    sides: &[Side],
-    rounds: u32,
-) -> Result<Measured> {
+pub fn run(lab: &Lab, scenario: &'static Scenario, sides: &[Side], rounds: u32) -> Result<Measured> {
     let mut best = [f64::NAN; 3];
     for _ in 0..if scenario.once { 1 } else { rounds } {
         for &side in sides {

@@ -52,8 +52,7 @@ impl Options {
                     return Ok(None);
                 }
                 "--list" => {
-                    ALL.iter()
-                        .for_each(|s| println!("{:<22} {}", s.name, s.text));
+                    ALL.iter().for_each(|s| println!("{:<22} {}", s.name, s.text));
                     return Ok(None);
                 }
                 "--check" => return hot::check(false).map(|()| None),
@@ -73,11 +72,7 @@ impl Options {
                 other => return Err(format!("unknown option `{other}`; see --help").into()),
             }
         }
-        if let Some(name) = o
-            .only
-            .iter()
-            .find(|n| !ALL.iter().any(|s| s.name == n.as_str()))
-        {
+        if let Some(name) = o.only.iter().find(|n| !ALL.iter().any(|s| s.name == n.as_str())) {
             return Err(format!("there is no scenario `{name}`; see --list").into());
         }
         if o.rows < 2000 || o.rounds == 0 {

@@ -38,20 +38,12 @@ pub fn line(m: &Measured) -> String {
     };
     let temp = if m.temp_memory { " [temp]" } else { "" };
     let text = format!("{}{temp}", m.scenario.text);
-    format!(
-        "{text:<42} {key:<4} {plain:>9} | {} | {}",
-        side(m, Side::Owned),
-        side(m, Side::Shared)
-    )
+    format!("{text:<42} {key:<4} {plain:>9} | {} | {}", side(m, Side::Owned), side(m, Side::Shared))
 }
 
 pub fn json(all: &[Measured]) -> serde_json::Value {
     let number = |v: f64| {
-        if v.is_nan() {
-            serde_json::Value::Null
-        } else {
-            v.into()
-        }
+        if v.is_nan() { serde_json::Value::Null } else { v.into() }
     };
     let one = |m: &Measured| {
         serde_json::json!({
@@ -72,6 +64,5 @@ pub fn json(all: &[Measured]) -> serde_json::Value {
 /// Whether every figure that was measured keeps its ceiling.
 pub fn all_ok(all: &[Measured]) -> bool {
     let ok = |m: &Measured, s| m.figure(s).is_nan() || m.figure(s) <= m.ceiling(s);
-    all.iter()
-        .all(|m| ok(m, Side::Owned) && ok(m, Side::Shared))
+    all.iter().all(|m| ok(m, Side::Owned) && ok(m, Side::Shared))
 }

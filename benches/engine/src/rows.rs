@@ -46,9 +46,9 @@ pub struct Row {
 }
 
 const WORDS: [&str; 24] = [
-    "river", "winter", "garden", "silence", "letters", "island", "memory", "night", "glass",
-    "mountain", "stranger", "house", "summer", "shadow", "ocean", "paper", "bridge", "history",
-    "light", "train", "orchard", "city", "north", "door",
+    "river", "winter", "garden", "silence", "letters", "island", "memory", "night", "glass", "mountain",
+    "stranger", "house", "summer", "shadow", "ocean", "paper", "bridge", "history", "light", "train",
+    "orchard", "city", "north", "door",
 ];
 const NAMES: [&str; 12] = [
     "Lindqvist",
@@ -85,13 +85,7 @@ pub fn rows(n: usize, uuid: bool) -> Vec<Row> {
                 Id::Int(i)
             };
             let price = 4.0 + (random.below(4000) as f64) / 100.0;
-            Row {
-                id,
-                title,
-                author,
-                stock: random.below(200) as i64,
-                price,
-            }
+            Row { id, title, author, stock: random.below(200) as i64, price }
         })
         .collect()
 }

@@ -82,12 +82,8 @@ pub fn read_changeset(lab: &Lab, side: Side) -> Result<f64> {
     if side == Side::Plain {
         return Ok(cpu::ms(|| drain(&db, "SELECT * FROM article", []))?.0);
     }
-    let run = || {
-        Ok(
-            black_box(db.query_row("SELECT crsql_changeset(0)", [], |r| r.get::<_, Vec<u8>>(0))?)
-                .len(),
-        )
-    };
+    let run =
+        || Ok(black_box(db.query_row("SELECT crsql_changeset(0)", [], |r| r.get::<_, Vec<u8>>(0))?).len());
     Ok(cpu::ms(run)?.0)
 }
 
@@ -95,11 +91,7 @@ pub fn read_changeset(lab: &Lab, side: Side) -> Result<f64> {
 pub fn point_reads(lab: &Lab, side: Side) -> Result<f64> {
     let (db, _) = lab.filled(side)?;
     let mut random = Random::new(7);
-    let picks: Vec<usize> = lab
-        .rows
-        .iter()
-        .map(|_| random.below(lab.rows.len()))
-        .collect();
+    let picks: Vec<usize> = lab.rows.iter().map(|_| random.below(lab.rows.len())).collect();
     let run = || {
         let mut q = db.prepare("SELECT * FROM article WHERE id = ?1")?;
         for &i in &picks {

@@ -34,19 +34,13 @@ fn spread(lab: &Lab, side: Side, tables: usize, rows: usize) -> Result<(Connecti
     db.execute_batch("COMMIT")?;
     for (n, r) in data.iter().step_by((rows / 10).max(1)).take(10).enumerate() {
         let table = name(n * (rows / 10) / rows.div_ceil(tables));
-        db.execute(
-            &format!("UPDATE {table} SET stock = stock + 1 WHERE id = ?1"),
-            [&r.id],
-        )?;
+        db.execute(&format!("UPDATE {table} SET stock = stock + 1 WHERE id = ?1"), [&r.id])?;
     }
     Ok((db, path))
 }
 
 fn insert(db: &Connection, table: usize, rows: &[Row]) -> Result<()> {
-    let mut q = db.prepare(&format!(
-        "INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5)",
-        name(table)
-    ))?;
+    let mut q = db.prepare(&format!("INSERT INTO {} VALUES (?1, ?2, ?3, ?4, ?5)", name(table)))?;
     for r in rows {
         q.execute(params![r.id, r.title, r.author, r.stock, r.price])?;
     }
@@ -57,10 +51,7 @@ fn insert(db: &Connection, table: usize, rows: &[Row]) -> Result<()> {
 fn pull(lab: &Lab, side: Side, key: &'static str, tables: usize, rows: usize) -> Result<f64> {
     let (db, _) = lab.copy(side, key, || spread(lab, side, tables, rows))?;
     let since: i64 = db.query_row("SELECT crsql_db_version() - 10", [], |r| r.get(0))?;
-    let sql = format!(
-        "{} WHERE db_version > ?1 ORDER BY db_version, seq",
-        crate::scenarios::ALL_CHANGES
-    );
+    let sql = format!("{} WHERE db_version > ?1 ORDER BY db_version, seq", crate::scenarios::ALL_CHANGES);
     let mut times = Vec::new();
     for _ in 0..201 {
         let (ms, n) = cpu::ms(|| drain(&db, &sql, [since]))?;
@@ -89,9 +80,7 @@ pub fn pull_1000_tables_big(lab: &Lab, side: Side) -> Result<f64> {
 
 /// ADD COLUMN and the engine's next look at the schema, which finds no change to tell.
 pub fn add_column(lab: &Lab, side: Side) -> Result<f64> {
-    let (db, _) = lab.copy(side, "1 table, big", || {
-        spread(lab, side, 1, lab.rows.len() * 10)
-    })?;
+    let (db, _) = lab.copy(side, "1 table, big", || spread(lab, side, 1, lab.rows.len() * 10))?;
     let version = "SELECT crsql_db_version()";
     let changes = "SELECT count(*) FROM crsql_changes WHERE db_version >= ?1";
     let replicated = side != Side::Plain;

@@ -26,8 +26,7 @@ fn fetch(db: &Connection, since: i64) -> Result<Vec<Change>> {
 
 fn put(db: &Connection, changes: &[Change]) -> Result<()> {
     db.execute_batch("BEGIN")?;
-    let mut q =
-        db.prepare("INSERT INTO crsql_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
+    let mut q = db.prepare("INSERT INTO crsql_changes VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?;
     for change in changes {
         q.execute(params_from_iter(change.iter()))?;
     }

@@ -7,10 +7,7 @@
 /// The hash of the transaction `origin_version`, given the hash of the one before it.
 pub fn next(previous: u64, origin_version: u64, nonce: u64) -> u64 {
     let mut input = [0u8; 24];
-    for (part, number) in input
-        .chunks_exact_mut(8)
-        .zip([previous, origin_version, nonce])
-    {
+    for (part, number) in input.chunks_exact_mut(8).zip([previous, origin_version, nonce]) {
         part.copy_from_slice(&number.to_le_bytes());
     }
     let hash = blake3::hash(&input);
@@ -26,11 +23,7 @@ mod tests {
     fn every_argument_counts() {
         let base = next(1, 2, 3);
         assert_eq!(base, next(1, 2, 3));
-        assert!(
-            [next(2, 2, 3), next(1, 3, 3), next(1, 2, 4)]
-                .iter()
-                .all(|h| *h != base)
-        );
+        assert!([next(2, 2, 3), next(1, 3, 3), next(1, 2, 4)].iter().all(|h| *h != base));
     }
 
     #[test]

@@ -121,11 +121,7 @@ fn midpoint(a: &[u8], b: Option<&[u8]>) -> Vec<u8> {
     let (mut a, mut b) = (a, b);
     if let Some(end) = b {
         let padded = a.iter().copied().chain(std::iter::repeat(ZERO));
-        let common = end
-            .iter()
-            .zip(padded)
-            .take_while(|(x, y)| **x == *y)
-            .count();
+        let common = end.iter().zip(padded).take_while(|(x, y)| **x == *y).count();
         key.extend(end.iter().take(common));
         a = a.get(common..).unwrap_or(b"");
         b = end.get(common..);
@@ -218,11 +214,7 @@ mod tests {
             (&largest, "", &after_largest),
         ] {
             let end = |s: &str| (!s.is_empty()).then(|| s.to_owned());
-            assert_eq!(
-                between(end(a).as_deref(), end(b).as_deref()).as_deref(),
-                Ok(key),
-                "{a} {b}"
-            );
+            assert_eq!(between(end(a).as_deref(), end(b).as_deref()).as_deref(), Ok(key), "{a} {b}");
         }
     }
 

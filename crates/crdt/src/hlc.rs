@@ -57,11 +57,7 @@ pub fn for_cell(previous: i64, value: i64) -> i64 {
 
 /// `milliseconds:counter:site`, which sorts as text the way the versions sort (sites break ties).
 pub fn text(col_version: i64, site: &SiteId) -> String {
-    format!(
-        "{:015}:{:04x}:{site}",
-        unix_ms(col_version),
-        counter(col_version)
-    )
+    format!("{:015}:{:04x}:{site}", unix_ms(col_version), counter(col_version))
 }
 
 #[cfg(test)]

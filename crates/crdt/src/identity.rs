@@ -54,9 +54,7 @@ pub fn identity(value: ValueRef<'_>, affinity: Affinity, fold: Fold) -> Value {
 /// True if a column holds `value` in the spelling that needs no sentinel: the folded one, integral reals as
 /// integers (as reals where the affinity is REAL).
 pub fn is_canonical(value: ValueRef<'_>, affinity: Affinity, fold: Fold) -> bool {
-    stored(identity(value, affinity, fold).as_ref(), affinity)
-        .as_ref()
-        .same(value)
+    stored(identity(value, affinity, fold).as_ref(), affinity).as_ref().same(value)
 }
 
 /// The integer that equals `r`, also -2^63, which affinity leaves a real but an index calls equal.
@@ -70,10 +68,7 @@ fn folded(mut text: Vec<u8>, fold: Fold) -> Vec<u8> {
         Fold::None => {}
         Fold::NoCase => text.make_ascii_lowercase(),
         Fold::RTrim => {
-            let kept = text
-                .iter()
-                .rposition(|b| *b != b' ')
-                .map_or(0, |last| last + 1);
+            let kept = text.iter().rposition(|b| *b != b' ').map_or(0, |last| last + 1);
             text.truncate(kept);
         }
     }
@@ -101,10 +96,7 @@ fn parse(text: &[u8]) -> Option<Value> {
     let start = text.iter().position(|b| !space(b))?;
     let end = text.iter().rposition(|b| !space(b))?;
     let body = text.get(start..=end)?;
-    let unsigned = body
-        .strip_prefix(b"-")
-        .or_else(|| body.strip_prefix(b"+"))
-        .unwrap_or(body);
+    let unsigned = body.strip_prefix(b"-").or_else(|| body.strip_prefix(b"+")).unwrap_or(body);
     let (whole, rest) = digits(unsigned);
     let (fraction, rest) = match rest.strip_prefix(b".") {
         Some(rest) => digits(rest),
@@ -132,10 +124,7 @@ fn is_exponent(text: &[u8]) -> bool {
     let Some((&first, rest)) = text.split_first() else {
         return true;
     };
-    let rest = rest
-        .strip_prefix(b"-")
-        .or_else(|| rest.strip_prefix(b"+"))
-        .unwrap_or(rest);
+    let rest = rest.strip_prefix(b"-").or_else(|| rest.strip_prefix(b"+")).unwrap_or(rest);
     let (count, rest) = digits(rest);
     matches!(first, b'e' | b'E') && count > 0 && rest.is_empty()
 }
@@ -155,20 +144,12 @@ fn render(r: f64) -> String {
     let digits = mantissa.replace('.', "");
     let digits = digits.trim_end_matches('0');
     let or_zero = |s: &str| {
-        if s.is_empty() {
-            Cow::Borrowed("0")
-        } else {
-            Cow::Owned(s.to_owned())
-        }
+        if s.is_empty() { Cow::Borrowed("0") } else { Cow::Owned(s.to_owned()) }
     };
     if !(-4..=14).contains(&exponent) {
         let (first, rest) = digits.split_at_checked(1).unwrap_or(("0", ""));
         let mark = if exponent < 0 { '-' } else { '+' };
-        return format!(
-            "{sign}{first}.{}e{mark}{:02}",
-            or_zero(rest),
-            exponent.abs()
-        );
+        return format!("{sign}{first}.{}e{mark}{:02}", or_zero(rest), exponent.abs());
     }
     if exponent < 0 {
         let zeros = "0".repeat(exponent.unsigned_abs() as usize - 1);
@@ -205,44 +186,23 @@ mod tests {
             assert_eq!(id(Value::text(text), Affinity::Numeric), number, "{text:?}");
             assert_eq!(id(Value::text(text), Affinity::Integer), number, "{text:?}");
         }
-        for text in [
-            "", " ", ".", "e1", "1e", "1e+", "0x10", "inf", "nan", "1 2", "1\0", "--1", "1_0",
-        ] {
-            assert_eq!(
-                id(Value::text(text), Affinity::Numeric),
-                Value::text(text),
-                "{text:?}"
-            );
+        for text in ["", " ", ".", "e1", "1e", "1e+", "0x10", "inf", "nan", "1 2", "1\0", "--1", "1_0"] {
+            assert_eq!(id(Value::text(text), Affinity::Numeric), Value::text(text), "{text:?}");
         }
-        assert_eq!(
-            id(Value::Text(vec![0xff]), Affinity::Real),
-            Value::Text(vec![0xff])
-        );
+        assert_eq!(id(Value::Text(vec![0xff]), Affinity::Real), Value::Text(vec![0xff]));
     }
 
     #[test]
     fn integral_reals_are_integers_under_every_affinity_but_text() {
-        for affinity in [
-            Affinity::Integer,
-            Affinity::Real,
-            Affinity::Numeric,
-            Affinity::Blob,
-        ] {
+        for affinity in [Affinity::Integer, Affinity::Real, Affinity::Numeric, Affinity::Blob] {
             assert_eq!(id(Value::Real(5.0), affinity), Value::Int(5));
             assert_eq!(id(Value::Real(-0.0), affinity), Value::Int(0));
             assert_eq!(id(Value::Real(5.5), affinity), Value::Real(5.5));
-            assert_eq!(
-                id(Value::Real(-9223372036854775808.0), affinity),
-                Value::Int(i64::MIN)
-            );
+            assert_eq!(id(Value::Real(-9223372036854775808.0), affinity), Value::Int(i64::MIN));
             assert_eq!(id(Value::Real(1e300), affinity), Value::Real(1e300));
         }
         let odd = (1 << 53) + 1;
-        assert_eq!(
-            id(Value::Int(odd), Affinity::Real),
-            Value::Int(odd - 1),
-            "a REAL column rounds it"
-        );
+        assert_eq!(id(Value::Int(odd), Affinity::Real), Value::Int(odd - 1), "a REAL column rounds it");
         assert_eq!(id(Value::Int(odd), Affinity::Blob), Value::Int(odd));
     }
 
@@ -265,10 +225,7 @@ mod tests {
             assert_eq!(id(Value::Real(r), Affinity::Text), Value::text(text));
         }
         assert_eq!(id(Value::Int(-3), Affinity::Text), Value::text("-3"));
-        assert_eq!(
-            id(Value::Blob(vec![1]), Affinity::Text),
-            Value::Blob(vec![1])
-        );
+        assert_eq!(id(Value::Blob(vec![1]), Affinity::Text), Value::Blob(vec![1]));
     }
 
     #[test]
@@ -294,11 +251,7 @@ mod tests {
             (Value::text("ab "), Affinity::Text, Fold::RTrim, false),
             (Value::Null, Affinity::Text, Fold::NoCase, true),
         ] {
-            assert_eq!(
-                is_canonical(value.as_ref(), affinity, fold),
-                expected,
-                "{value:?} {affinity:?}"
-            );
+            assert_eq!(is_canonical(value.as_ref(), affinity, fold), expected, "{value:?} {affinity:?}");
         }
     }
 

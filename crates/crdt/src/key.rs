@@ -67,16 +67,10 @@ impl fmt::Display for KeyError {
                 write!(f, "the packed key has {bytes} bytes after its last column")
             }
             KeyError::Type { column, byte } => {
-                write!(
-                    f,
-                    "column {column} of the packed key has the unknown type byte {byte}"
-                )
+                write!(f, "column {column} of the packed key has the unknown type byte {byte}")
             }
             KeyError::Width { column, bytes } => {
-                write!(
-                    f,
-                    "column {column} of the packed key has a number of {bytes} bytes; 8 is the most"
-                )
+                write!(f, "column {column} of the packed key has a number of {bytes} bytes; 8 is the most")
             }
             KeyError::TooManyColumns => write!(f, "a packed key has at most {COLUMNS_MAX} columns"),
         }
@@ -197,10 +191,7 @@ fn take(bytes: &[u8], column: u8) -> Result<(ValueRef<'_>, &[u8]), KeyError> {
         return Err(KeyError::Type { column, byte: head });
     }
     if width > 8 {
-        return Err(KeyError::Width {
-            column,
-            bytes: width,
-        });
+        return Err(KeyError::Width { column, bytes: width });
     }
     let (digits, rest) = rest.split_at_checked(usize::from(width)).ok_or(short)?;
     let number = digits.iter().fold(0u64, |n, d| n << 8 | u64::from(*d));
@@ -214,14 +205,7 @@ fn take(bytes: &[u8], column: u8) -> Result<(ValueRef<'_>, &[u8]), KeyError> {
         _ => {
             let length = usize::try_from(number).map_err(|_| short)?;
             let (body, rest) = rest.split_at_checked(length).ok_or(short)?;
-            Ok((
-                if tag == TEXT {
-                    ValueRef::Text(body)
-                } else {
-                    ValueRef::Blob(body)
-                },
-                rest,
-            ))
+            Ok((if tag == TEXT { ValueRef::Text(body) } else { ValueRef::Blob(body) }, rest))
         }
     }
 }
@@ -229,11 +213,7 @@ fn take(bytes: &[u8], column: u8) -> Result<(ValueRef<'_>, &[u8]), KeyError> {
 /// SQLite stores a NaN as NULL; so does everything that comes through a key.
 #[inline]
 fn real(r: f64) -> ValueRef<'static> {
-    if r.is_nan() {
-        ValueRef::Null
-    } else {
-        ValueRef::Real(r)
-    }
+    if r.is_nan() { ValueRef::Null } else { ValueRef::Real(r) }
 }
 
 #[cfg(test)]
@@ -254,10 +234,7 @@ mod tests {
             (Value::Int(255), &[1, 9, 255]),
             (Value::Int(256), &[1, 0x11, 1, 0]),
             (Value::Int(0x1_0000_0000), &[1, 0x29, 1, 0, 0, 0, 0]),
-            (
-                Value::Int(-1),
-                &[1, 0x41, 255, 255, 255, 255, 255, 255, 255, 255],
-            ),
+            (Value::Int(-1), &[1, 0x41, 255, 255, 255, 255, 255, 255, 255, 255]),
             (Value::Real(1.5), &[1, 2, 0x3f, 0xf8, 0, 0, 0, 0, 0, 0]),
             (Value::text(""), &[1, 3]),
             (Value::text("ab"), &[1, 0x0b, 2, b'a', b'b']),
@@ -270,11 +247,7 @@ mod tests {
         let long = packed(&[Value::Blob(vec![1; 300])]);
         assert_eq!(&long[..4], [1, 0x14, 1, 44]);
         let wide = [1, 0x19, 0, 0, 7];
-        assert_eq!(
-            unpack_owned(&wide).unwrap(),
-            [Value::Int(7)],
-            "zero-extended"
-        );
+        assert_eq!(unpack_owned(&wide).unwrap(), [Value::Int(7)], "zero-extended");
     }
 
     #[test]
@@ -286,19 +259,10 @@ mod tests {
             (&[1, 0x11, 1], KeyError::Truncated { column: 0 }),
             (&[1, 0x0c, 2, 7], KeyError::Truncated { column: 0 }),
             (&[1, 2, 0, 0], KeyError::Truncated { column: 0 }),
-            (
-                &[1, 0x44, 255, 255, 255, 255, 255, 255, 255, 255],
-                KeyError::Truncated { column: 0 },
-            ),
+            (&[1, 0x44, 255, 255, 255, 255, 255, 255, 255, 255], KeyError::Truncated { column: 0 }),
             (&[1, 5, 0, 0], KeyError::Trailing { bytes: 2 }),
             (&[1, 6], KeyError::Type { column: 0, byte: 6 }),
-            (
-                &[1, 0x49],
-                KeyError::Width {
-                    column: 0,
-                    bytes: 9,
-                },
-            ),
+            (&[1, 0x49], KeyError::Width { column: 0, bytes: 9 }),
         ];
         for (bytes, error) in cases {
             assert_eq!(unpack(bytes).map(|_| ()), Err(error), "{bytes:?}");
@@ -307,12 +271,7 @@ mod tests {
         let many = std::iter::repeat_n(ValueRef::Null, 256);
         assert_eq!(pack_into(&mut out, many), Err(KeyError::TooManyColumns));
         assert_eq!(out, [9]);
-        assert_eq!(
-            unpack(&[1, 2, 0x7f, 0xf8, 0, 0, 0, 0, 0, 1])
-                .unwrap()
-                .next(),
-            Some(ValueRef::Null)
-        );
+        assert_eq!(unpack(&[1, 2, 0x7f, 0xf8, 0, 0, 0, 0, 0, 1]).unwrap().next(), Some(ValueRef::Null));
     }
 
     fn value() -> impl Strategy<Value = Value> {

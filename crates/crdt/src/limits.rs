@@ -49,20 +49,12 @@ impl fmt::Display for Poison {
             }
             Poison::CausalLength { found } => write!(f, "cl {found} is outside 1 to {CL_MAX}"),
             Poison::Sentinel { col_version, cl } => {
-                write!(
-                    f,
-                    "the sentinel's col_version {col_version} differs from its cl {cl}"
-                )
+                write!(f, "the sentinel's col_version {col_version} differs from its cl {cl}")
             }
-            Poison::Ahead { found, local } => write!(
-                f,
-                "db_version {found} is more than {DB_VERSION_AHEAD_MAX} ahead of the local {local}"
-            ),
-            Poison::Drift {
-                found_ms,
-                now_ms,
-                drift_ms,
-            } => write!(
+            Poison::Ahead { found, local } => {
+                write!(f, "db_version {found} is more than {DB_VERSION_AHEAD_MAX} ahead of the local {local}")
+            }
+            Poison::Drift { found_ms, now_ms, drift_ms } => write!(
                 f,
                 "the change is stamped {}, but it is {} here: more than {drift_ms} ms ahead",
                 Utc(found_ms),
@@ -77,20 +69,12 @@ impl std::error::Error for Poison {}
 /// A version of any kind lies in 0..=2^53-1; `what` names it in the error.
 #[inline]
 pub fn check_version(what: &'static str, found: i64) -> Result<i64, Poison> {
-    if (0..=VERSION_MAX).contains(&found) {
-        Ok(found)
-    } else {
-        Err(Poison::Version { what, found })
-    }
+    if (0..=VERSION_MAX).contains(&found) { Ok(found) } else { Err(Poison::Version { what, found }) }
 }
 
 #[inline]
 pub fn check_cl(found: i64) -> Result<u32, Poison> {
-    if (1..=CL_MAX).contains(&found) {
-        Ok(found as u32)
-    } else {
-        Err(Poison::CausalLength { found })
-    }
+    if (1..=CL_MAX).contains(&found) { Ok(found as u32) } else { Err(Poison::CausalLength { found }) }
 }
 
 /// An incoming db_version lies in 0..=2^53-1 and not too far above the local one.
@@ -109,11 +93,7 @@ pub fn check_col_version(found: i64, now_unix_ms: i64, drift_ms: i64) -> Result<
     check_version("col_version", found)?;
     let found_ms = hlc::unix_ms(found);
     if found_ms > now_unix_ms.saturating_add(drift_ms) {
-        return Err(Poison::Drift {
-            found_ms,
-            now_ms: now_unix_ms,
-            drift_ms,
-        });
+        return Err(Poison::Drift { found_ms, now_ms: now_unix_ms, drift_ms });
     }
     Ok(found)
 }
@@ -141,9 +121,7 @@ mod tests {
         let now = 1_700_000_000_000;
         let ahead = hlc::pack(now + DRIFT_MS, 2047);
         assert_eq!(check_col_version(ahead, now, DRIFT_MS), Ok(ahead));
-        let error = check_col_version(ahead + 1, now, DRIFT_MS)
-            .unwrap_err()
-            .to_string();
+        let error = check_col_version(ahead + 1, now, DRIFT_MS).unwrap_err().to_string();
         assert_eq!(
             error,
             "the change is stamped 2023-11-14T22:14:20.001Z, but it is 2023-11-14T22:13:20.000Z here: \
@@ -153,9 +131,6 @@ mod tests {
 
     #[test]
     fn versions_counted_by_one_are_never_in_the_future() {
-        assert_eq!(
-            check_col_version(1_000_000, hlc::EPOCH_MS + 1_000_000, 0),
-            Ok(1_000_000)
-        );
+        assert_eq!(check_col_version(1_000_000, hlc::EPOCH_MS + 1_000_000, 0), Ok(1_000_000));
     }
 }

@@ -25,10 +25,7 @@ fn enter(row: &mut Row, cl: u32) -> bool {
         Causal::Stale => return false,
         Causal::Same => {}
         Causal::Create | Causal::Delete | Causal::Resurrect => {
-            *row = Row {
-                cl,
-                ..Row::default()
-            };
+            *row = Row { cl, ..Row::default() };
         }
     }
     true
@@ -39,10 +36,7 @@ fn merge(local: &Row, incoming: &Row, equal: bool) -> Row {
     if let Some((key, site)) = &incoming.sentinel
         && enter(&mut row, incoming.cl)
     {
-        let old = row
-            .sentinel
-            .as_ref()
-            .map(|(key, site)| SentinelRef { key, site });
+        let old = row.sentinel.as_ref().map(|(key, site)| SentinelRef { key, site });
         if sentinel(old, SentinelRef { key, site }, equal) != Verdict::Lose {
             row.sentinel = incoming.sentinel.clone();
         }
@@ -54,13 +48,7 @@ fn merge(local: &Row, incoming: &Row, equal: bool) -> Row {
         let old = row.cells.get(col);
         let verdict = by_version(old.map(|c| c.version), new.version).or_else(|| {
             let old = old?;
-            Some(by_value(
-                old.value.as_ref(),
-                &old.site,
-                new.value.as_ref(),
-                &new.site,
-                equal,
-            ))
+            Some(by_value(old.value.as_ref(), &old.site, new.value.as_ref(), &new.site, equal))
         });
         if matches!(verdict, Some(Verdict::Win | Verdict::TakeStamp)) {
             row.cells.insert(*col, new.clone());
@@ -73,11 +61,7 @@ type Shown = (u32, Option<Vec<u8>>, BTreeMap<u8, (i64, Value)>);
 
 /// What users see: everything but the sites.
 fn shown(row: &Row) -> Shown {
-    let cells = row
-        .cells
-        .iter()
-        .map(|(c, cell)| (*c, (cell.version, cell.value.clone())))
-        .collect();
+    let cells = row.cells.iter().map(|(c, cell)| (*c, (cell.version, cell.value.clone()))).collect();
     (row.cl, row.sentinel.as_ref().map(|s| s.0.clone()), cells)
 }
 
@@ -86,14 +70,7 @@ fn value() -> impl Strategy<Value = Value> {
         Just(Value::Null),
         (-2i64..3).prop_map(Value::Int),
         any::<i64>().prop_map(Value::Int),
-        prop_oneof![
-            Just(0.0),
-            Just(-0.0),
-            Just(1.0),
-            Just(f64::INFINITY),
-            -9.0..9.0
-        ]
-        .prop_map(Value::Real),
+        prop_oneof![Just(0.0), Just(-0.0), Just(1.0), Just(f64::INFINITY), -9.0..9.0].prop_map(Value::Real),
         "[ab]{0,2}".prop_map(|t| Value::text(&t)),
         prop::collection::vec(any::<u8>(), 0..3).prop_map(Value::Text),
         prop::collection::vec(0u8..3, 0..3).prop_map(Value::Blob),
@@ -102,27 +79,16 @@ fn value() -> impl Strategy<Value = Value> {
 
 fn row() -> impl Strategy<Value = Row> {
     let site = (0u8..3).prop_map(|b| SiteId([b; 16]));
-    let cell = (0i64..3, value(), site.clone()).prop_map(|(version, value, site)| Cell {
-        version,
-        value,
-        site,
-    });
+    let cell =
+        (0i64..3, value(), site.clone()).prop_map(|(version, value, site)| Cell { version, value, site });
     let cells = prop::collection::btree_map(0u8..3, cell, 0..4);
     let stamp = (prop::collection::vec(0u8..2, 0..2), site);
     (0u32..5, prop::option::of(stamp), cells).prop_map(|(cl, sentinel, cells)| {
         // A state that a replica can be in: dead rows have no cells, rows without cells have a sentinel.
         let cells = if cl & 1 == 1 { cells } else { BTreeMap::new() };
         let needed = cl > 0 && cells.is_empty();
-        let sentinel = if cl == 0 {
-            None
-        } else {
-            sentinel.or(needed.then(Default::default))
-        };
-        Row {
-            cl,
-            sentinel,
-            cells,
-        }
+        let sentinel = if cl == 0 { None } else { sentinel.or(needed.then(Default::default)) };
+        Row { cl, sentinel, cells }
     })
 }
 

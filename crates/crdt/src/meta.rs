@@ -46,10 +46,7 @@ impl ColSet {
         while high.last() == Some(&0) {
             high.pop();
         }
-        ColSet {
-            low,
-            high: (!high.is_empty()).then(|| Box::new(high)),
-        }
+        ColSet { low, high: (!high.is_empty()).then(|| Box::new(high)) }
     }
 
     #[inline]
@@ -89,10 +86,7 @@ impl ColSet {
         if id < 64 {
             return self.low >> id & 1 == 1;
         }
-        let word = self
-            .high
-            .as_ref()
-            .and_then(|h| h.get((id / 64 - 1) as usize));
+        let word = self.high.as_ref().and_then(|h| h.get((id / 64 - 1) as usize));
         word.is_some_and(|w| w >> (id % 64) & 1 == 1)
     }
 
@@ -137,11 +131,8 @@ impl ColSet {
         if self.high.is_none() {
             return ColSet::from_low(self.low & !other.low);
         }
-        let words: Vec<u64> = self
-            .words()
-            .zip(other.words().chain(std::iter::repeat(0)))
-            .map(|(a, b)| a & !b)
-            .collect();
+        let words: Vec<u64> =
+            self.words().zip(other.words().chain(std::iter::repeat(0))).map(|(a, b)| a & !b).collect();
         ColSet::from_words(&words)
     }
 
@@ -150,11 +141,7 @@ impl ColSet {
         if self.high.is_none() || other.high.is_none() {
             return ColSet::from_low(self.low & other.low);
         }
-        let words: Vec<u64> = self
-            .words()
-            .zip(other.words())
-            .map(|(a, b)| a & b)
-            .collect();
+        let words: Vec<u64> = self.words().zip(other.words()).map(|(a, b)| a & b).collect();
         ColSet::from_words(&words)
     }
 
@@ -296,23 +283,12 @@ impl RowMeta {
 mod tests {
     use super::*;
 
-    const A: Stamp = Stamp {
-        col_version: 1,
-        db_version: 1,
-        site: 0,
-    };
-    const B: Stamp = Stamp {
-        col_version: 2,
-        db_version: 2,
-        site: 0,
-    };
+    const A: Stamp = Stamp { col_version: 1, db_version: 1, site: 0 };
+    const B: Stamp = Stamp { col_version: 2, db_version: 2, site: 0 };
 
     #[test]
     fn newer_groups_shadow_and_prune() {
-        let mut row = RowMeta {
-            cl: 1,
-            ..RowMeta::default()
-        };
+        let mut row = RowMeta { cl: 1, ..RowMeta::default() };
         row.write(ColSet::from_low(0b1111), A, 0);
         row.write(ColSet::single(1), B, 0);
         assert_eq!(row.cell(2), Some((A, 2)));
@@ -326,10 +302,7 @@ mod tests {
 
     #[test]
     fn cells_arriving_in_order_form_one_group() {
-        let mut row = RowMeta {
-            cl: 1,
-            ..RowMeta::default()
-        };
+        let mut row = RowMeta { cl: 1, ..RowMeta::default() };
         for (i, col) in [0u32, 3, 70, 200].into_iter().enumerate() {
             row.write(ColSet::single(col), A, 7 + i as i64);
         }

@@ -70,12 +70,7 @@ mod tests {
         let id = SiteId(std::array::from_fn(|i| (i * 17) as u8));
         assert_eq!(id.to_string(), "00112233445566778899aabbccddeeff");
         assert_eq!("00112233445566778899AABBccddeeff".parse(), Ok(id));
-        for bad in [
-            "",
-            "00",
-            "+0112233445566778899aabbccddeeff",
-            "\u{e9}0112233445566778899aabbccddeef",
-        ] {
+        for bad in ["", "00", "+0112233445566778899aabbccddeeff", "\u{e9}0112233445566778899aabbccddeef"] {
             assert_eq!(bad.parse::<SiteId>(), Err(SiteIdError), "{bad}");
         }
         assert_eq!(SiteId::from_slice(&[0; 15]), None);

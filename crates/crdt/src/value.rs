@@ -87,9 +87,7 @@ impl<'a> ValueRef<'a> {
         match (self, other) {
             (ValueRef::Int(a), ValueRef::Int(b)) => a.cmp(&b),
             (ValueRef::Real(a), ValueRef::Real(b)) => a.total_cmp(&b),
-            (ValueRef::Text(a), ValueRef::Text(b)) | (ValueRef::Blob(a), ValueRef::Blob(b)) => {
-                a.cmp(b)
-            }
+            (ValueRef::Text(a), ValueRef::Text(b)) | (ValueRef::Blob(a), ValueRef::Blob(b)) => a.cmp(b),
             _ => self.rank().cmp(&other.rank()),
         }
     }

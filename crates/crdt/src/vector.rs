@@ -46,10 +46,7 @@ impl Ranges {
 
     /// The largest version up to which all are held.
     pub fn dense(&self) -> u64 {
-        self.0
-            .first()
-            .filter(|(from, _)| *from <= 1)
-            .map_or(0, |(_, to)| *to)
+        self.0.first().filter(|(from, _)| *from <= 1).map_or(0, |(_, to)| *to)
     }
 
     /// Versions below 1 and above 2^53-1 do not exist and are left out.
@@ -81,12 +78,7 @@ impl Ranges {
         for &(from, to) in &self.0 {
             let mut at = from;
             let first = other.0.partition_point(|(_, end)| *end < from);
-            for &(start, end) in other
-                .0
-                .iter()
-                .skip(first)
-                .take_while(|(start, _)| *start <= to)
-            {
+            for &(start, end) in other.0.iter().skip(first).take_while(|(start, _)| *start <= to) {
                 if start > at {
                     out.push((at, start - 1));
                 }
@@ -161,9 +153,7 @@ impl VersionVector {
             let missing = held.minus(other.sites.get(site).unwrap_or(&none));
             (!missing.is_empty()).then_some((*site, missing))
         };
-        VersionVector {
-            sites: self.sites.iter().filter_map(rest).collect(),
-        }
+        VersionVector { sites: self.sites.iter().filter_map(rest).collect() }
     }
 
     /// Holds afterwards what either held.
@@ -203,11 +193,7 @@ impl VersionVector {
     /// Decodes a vector that ends with `bytes`.
     pub fn decode(bytes: &[u8]) -> Result<VersionVector, VectorError> {
         let (vector, rest) = VersionVector::decode_prefix(bytes)?;
-        if rest.is_empty() {
-            Ok(vector)
-        } else {
-            Err(VectorError::Trailing)
-        }
+        if rest.is_empty() { Ok(vector) } else { Err(VectorError::Trailing) }
     }
 
     /// Decodes a vector at the front of `bytes` and returns what follows it.
@@ -215,16 +201,10 @@ impl VersionVector {
         let mut rest = bytes;
         let mut vector = VersionVector::default();
         for _ in 0..get(&mut rest)? {
-            let (id, tail) = rest
-                .split_first_chunk::<16>()
-                .ok_or(VectorError::Truncated)?;
+            let (id, tail) = rest.split_first_chunk::<16>().ok_or(VectorError::Truncated)?;
             rest = tail;
             let site = SiteId(*id);
-            if vector
-                .sites
-                .last_key_value()
-                .is_some_and(|(last, _)| *last >= site)
-            {
+            if vector.sites.last_key_value().is_some_and(|(last, _)| *last >= site) {
                 return Err(VectorError::Order);
             }
             let ranges = ranges(&mut rest)?;
@@ -249,11 +229,7 @@ fn ranges(rest: &mut &[u8]) -> Result<Ranges, VectorError> {
         out.push((from, to));
         end = to;
     }
-    if out.is_empty() {
-        Err(VectorError::Range)
-    } else {
-        Ok(Ranges(out))
-    }
+    if out.is_empty() { Err(VectorError::Range) } else { Ok(Ranges(out)) }
 }
 
 fn put(out: &mut Vec<u8>, mut number: u64) {
@@ -298,9 +274,7 @@ impl fmt::Display for VectorError {
             VectorError::Trailing => "bytes follow the version vector",
             VectorError::Number => "a number in the version vector is over 64 bits",
             VectorError::Order => "the sites of the version vector are not in ascending order",
-            VectorError::Range => {
-                "a range of the version vector is empty, touches another or passes 2^53-1"
-            }
+            VectorError::Range => "a range of the version vector is empty, touches another or passes 2^53-1",
         })
     }
 }
@@ -330,10 +304,7 @@ mod tests {
     }
 
     fn listed(vector: &VersionVector) -> Model {
-        vector
-            .iter()
-            .flat_map(|(s, r)| r.iter().flatten().map(|v| (*s, v)))
-            .collect()
+        vector.iter().flat_map(|(s, r)| r.iter().flatten().map(|v| (*s, v))).collect()
     }
 
     proptest! {

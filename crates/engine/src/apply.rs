@@ -179,7 +179,13 @@ pub fn told(reader: &Reader<'_>) -> Result<Vec<Told>> {
         told.push(Told { site, from: t.version, to: t.version, chain: t.chain, nonce: Some(t.nonce) });
     }
     for r in reader.empty_ranges() {
-        told.push(Told { site: site_of(reader, r.site)?, from: r.from, to: r.to, chain: r.chain, nonce: None });
+        told.push(Told {
+            site: site_of(reader, r.site)?,
+            from: r.from,
+            to: r.to,
+            chain: r.chain,
+            nonce: None,
+        });
     }
     told.sort_by_key(|t| (t.site, t.from));
     Ok(told)

@@ -69,7 +69,9 @@ pub fn chains(engine: &Engine, site: SiteId) -> Result<BTreeMap<u64, u64>> {
     core.refresh(false)?;
     let Some(ordinal) = core.sites.ordinal(&site) else { return Ok(BTreeMap::new()) };
     let mut all: BTreeMap<u64, u64> = core.chains.get(&ordinal).copied().into_iter().collect();
-    let mut q = core.db.prepare_transient("SELECT version, chain FROM main.crsql_log WHERE site = ?1 AND version > 0")?;
+    let mut q = core
+        .db
+        .prepare_transient("SELECT version, chain FROM main.crsql_log WHERE site = ?1 AND version > 0")?;
     q.bind_int(1, i64::from(ordinal))?;
     while q.step()? {
         all.insert(q.column_int(0) as u64, q.column_int(1) as u64);
@@ -121,7 +123,8 @@ impl Core {
         let own = self.cfg.own;
         let own_id = self.own_site();
         let mut rows: Vec<LogRow> = Vec::new();
-        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE site = ?1 AND version > ?2 ORDER BY id"))?;
+        let mut q =
+            self.db.prepare_transient(&format!("{LOG} WHERE site = ?1 AND version > ?2 ORDER BY id"))?;
         q.bind_int(1, i64::from(ordinal))?;
         q.bind_int(2, common as i64)?;
         while q.step()? {
@@ -166,7 +169,12 @@ impl Core {
         self.forget_vector(ordinal)?;
         self.save_whole_vector()?;
         // A row without a version, at the end, so that other connections see that they must read all again.
-        let mark = LogRow { lsn: self.tail.lsn + 1, db_version: self.tail.db_version, high: self.tail.high, ..LogRow::default() };
+        let mark = LogRow {
+            lsn: self.tail.lsn + 1,
+            db_version: self.tail.db_version,
+            high: self.tail.high,
+            ..LogRow::default()
+        };
         self.write_log_row(&mark, &[])?;
         (self.tail.lsn, self.tail.chain) = (mark.lsn, 0);
         self.fold()?;

@@ -110,6 +110,13 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
     };
     let before = core.txn.pending;
     let db_version = core.next_db_version().max(row.db_version);
+    let accepted = merge_at(engine, core, row, site, db_version)?;
+    core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
+    Ok(accepted)
+}
+
+/// A change that gets this db_version here.
+fn merge_at(engine: &Engine, core: &mut Core, row: &Row<'_>, site: u32, db_version: i64) -> Result<i64> {
     let Some(t) = core.catalog.find(row.table).cloned() else {
         return park(core, row, site, db_version, Reason::NoTable);
     };
@@ -139,9 +146,7 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
         cells: if bare { &[] } else { &cells },
         spelling,
     };
-    let accepted = merge_row(engine, core, at, &incoming)?;
-    core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
-    Ok(accepted)
+    merge_row(engine, core, at, &incoming)
 }
 
 /// The local column that a name means: by name, by a former name; or why there is none.
@@ -178,11 +183,7 @@ fn parked(row: &Row<'_>, site: u32, db_version: i64) -> Parked {
 
 fn park(core: &mut Core, row: &Row<'_>, site: u32, db_version: i64, reason: Reason) -> Result<i64> {
     rejoin_crdt::key::unpack(row.pk).map_err(|e| bad(format!("pk: {e}")))?;
-    let kept = core.park(&parked(row, site, db_version), reason)?;
-    if kept {
-        core.txn.pending = Some(db_version);
-    }
-    Ok(i64::from(kept))
+    Ok(i64::from(core.park(&parked(row, site, db_version), reason)?))
 }
 
 /// A cell of an unknown column: its row obeys its causal length at once, the value waits.
@@ -209,11 +210,7 @@ fn park_cell(
         let incoming = Incoming { cl: row.cl, sentinel: None, mark, cells: &[], spelling };
         merge_row(engine, core, at, &incoming)?;
     }
-    let kept = core.park(&Parked { table, pk, ..parked(row, site, db_version) }, reason)?;
-    if kept {
-        core.txn.pending = Some(db_version);
-    }
-    Ok(i64::from(kept))
+    Ok(i64::from(core.park(&Parked { table, pk, ..parked(row, site, db_version) }, reason)?))
 }
 
 /// Applies what waited for a table or column that is there now.
@@ -249,7 +246,8 @@ fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
     };
     core.unpark(p.id)?;
     let parked = core.txn.parked.clone();
-    match merge(engine, core, &row) {
+    // It keeps the version under which it came: whoever has that has the change.
+    match merge_at(engine, core, &row, p.site, p.db_version) {
         Ok(_) => Ok(()),
         // The table does not take the value: it goes on waiting.
         Err(Error::Constraint { .. } | Error::BadChange { .. }) => {

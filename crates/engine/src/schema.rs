@@ -316,6 +316,8 @@ impl Core {
         if live.name != saved.name {
             self.save_alias(0, &saved.name, i64::from(saved.id))?;
             self.drop_alias(0, &live.name)?;
+            // What came under the new name before and wins or loses against it is weighed when it is applied.
+            self.rename_parked("tbl = ?1 WHERE tbl = ?2", &[&live.name, &saved.name])?;
         }
         if kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys) {
             // Another key: no row is the one that it was.

@@ -33,10 +33,7 @@ pub enum Side {
 impl Replica {
     /// A copy of this database under an id of its own.
     pub fn copy_as(&self, site: SiteId) -> Replica {
-        Replica {
-            site,
-            ..self.clone()
-        }
+        Replica { site, ..self.clone() }
     }
 
     /// A new id for this replica, which keeps its data.
@@ -46,21 +43,9 @@ impl Replica {
 
     pub fn meet(left: &Replica, right: &Replica) -> Meeting {
         for ((site, version), mine) in &left.hashes {
-            if let Some(theirs) = right
-                .hashes
-                .get(&(*site, *version))
-                .filter(|theirs| *theirs != mine)
-            {
-                let gives_way = if mine < theirs {
-                    Side::Left
-                } else {
-                    Side::Right
-                };
-                return Meeting::Fork {
-                    site: *site,
-                    common: version - 1,
-                    gives_way,
-                };
+            if let Some(theirs) = right.hashes.get(&(*site, *version)).filter(|theirs| *theirs != mine) {
+                let gives_way = if mine < theirs { Side::Left } else { Side::Right };
+                return Meeting::Fork { site: *site, common: version - 1, gives_way };
             }
         }
         for (side, one, other) in [(Side::Left, left, right), (Side::Right, right, left)] {
@@ -90,10 +75,8 @@ impl Replica {
         let mut dropped = VersionVector::new();
         dropped.insert_range(site, common + 1..=u64::MAX);
         self.vector = self.vector.missing_from(&dropped);
-        self.hashes
-            .retain(|(s, version), _| *s != site || *version <= common);
-        self.nonces
-            .retain(|(s, version), _| *s != site || *version <= common);
+        self.hashes.retain(|(s, version), _| *s != site || *version <= common);
+        self.nonces.retain(|(s, version), _| *s != site || *version <= common);
         let db_version = self.db_version + 1;
         let mut moved = false;
         let batch = self.batches + 1;
@@ -124,19 +107,12 @@ impl Replica {
             return;
         }
         self.horizon.merge(horizon);
-        let kept: Vec<Entry> = self
-            .log
-            .iter()
-            .copied()
-            .filter(|e| !self.below(e))
-            .collect();
+        let kept: Vec<Entry> = self.log.iter().copied().filter(|e| !self.below(e)).collect();
         let needed = |row: &Row| {
             let at = row.sentinel.map_or(0, |s| s.batch);
             row.is_alive() || kept.iter().any(|e| e.batch == at)
         };
-        self.tables
-            .values_mut()
-            .for_each(|t| t.rows.retain(|_, row| needed(row)));
+        self.tables.values_mut().for_each(|t| t.rows.retain(|_, row| needed(row)));
         self.log = kept;
     }
 
@@ -148,20 +124,12 @@ impl Replica {
     /// snapshot lacks is replayed in one relay transaction (finding 12).
     pub fn start_over(&mut self, snapshot: &Replica, new_id: SiteId, nonce: u64) {
         let unsent = self.unsent(&snapshot.vector);
-        let replay: Vec<NativeChange> = unsent
-            .into_iter()
-            .filter(|c| self.survives(c, snapshot))
-            .collect();
+        let replay: Vec<NativeChange> = unsent.into_iter().filter(|c| self.survives(c, snapshot)).collect();
         let mut fresh = snapshot.copy_as(new_id);
         (fresh.clock, fresh.now_ms) = (self.clock, self.now_ms);
         fresh.largest = fresh.largest.max(self.largest);
         let db_version = fresh.db_version + 1;
-        if replay
-            .iter()
-            .filter(|c| fresh.merge_native(c, db_version))
-            .count()
-            > 0
-        {
+        if replay.iter().filter(|c| fresh.merge_native(c, db_version)).count() > 0 {
             fresh.batches += 1;
             fresh.log_own(fresh.batches, nonce);
             fresh.db_version = db_version;
@@ -170,20 +138,13 @@ impl Replica {
     }
 
     fn unsent(&self, theirs: &VersionVector) -> Vec<NativeChange> {
-        self.cut_for(theirs)
-            .txs
-            .into_iter()
-            .flat_map(|tx| tx.changes)
-            .collect()
+        self.cut_for(theirs).txs.into_iter().flat_map(|tx| tx.changes).collect()
     }
 
     /// An unsent change is replayed if the snapshot knows its row, or if the whole life of the row is unsent.
     fn survives(&self, change: &NativeChange, snapshot: &Replica) -> bool {
         let row = |r: &Replica| -> Option<(u32, Row)> {
-            let t = r
-                .tables
-                .values()
-                .find(|t| !t.names().is_disjoint(&change.table.names))?;
+            let t = r.tables.values().find(|t| !t.names().is_disjoint(&change.table.names))?;
             let row = t.rows.get(&t.identity(&change.key))?.clone();
             Some((row.cl, row))
         };
@@ -196,13 +157,8 @@ impl Replica {
         };
         row(self).is_some_and(|(_, row)| {
             let sentinel = row.sentinel.map(|s| s.batch);
-            let stamps: BTreeMap<u64, ()> = row
-                .cells
-                .values()
-                .map(|c| c.stamp.batch)
-                .chain(sentinel)
-                .map(|v| (v, ()))
-                .collect();
+            let stamps: BTreeMap<u64, ()> =
+                row.cells.values().map(|c| c.stamp.batch).chain(sentinel).map(|v| (v, ())).collect();
             row.is_alive() && !stamps.keys().any(|v| sent(*v))
         })
     }

@@ -88,19 +88,9 @@ impl Replica {
         let mut all = Vec::new();
         for (table, t) in &self.tables {
             for row in t.rows.values() {
-                let one = |column, cell, stamp| Listed {
-                    table: *table,
-                    column,
-                    row,
-                    cell,
-                    stamp,
-                };
+                let one = |column, cell, stamp| Listed { table: *table, column, row, cell, stamp };
                 all.extend(row.sentinel.map(|stamp| one(None, None, stamp)));
-                all.extend(
-                    row.cells
-                        .iter()
-                        .map(|(col, cell)| one(Some(*col), Some(cell), cell.stamp)),
-                );
+                all.extend(row.cells.iter().map(|(col, cell)| one(Some(*col), Some(cell), cell.stamp)));
             }
         }
         all.sort_by_key(|l| (l.stamp.db_version, l.stamp.seq));
@@ -127,11 +117,7 @@ impl Replica {
                 seq: l.stamp.seq,
             })
         };
-        self.listed()
-            .into_iter()
-            .filter(|l| l.stamp.db_version > since)
-            .filter_map(change)
-            .collect()
+        self.listed().into_iter().filter(|l| l.stamp.db_version > since).filter_map(change).collect()
     }
 
     /// `INSERT INTO crsql_changes`, part of the open transaction; true if something was stored.
@@ -141,46 +127,22 @@ impl Replica {
         let table = schema::by_text(&self.tables, &change.table)
             .unwrap_or_else(|| add_parked(&mut self.tables, &change.table, Table::parked));
         let equal = self.merge_equal_values;
-        let db_version = self
-            .open
-            .pending
-            .max(self.db_version + 1)
-            .max(change.db_version);
+        let db_version = self.open.pending.max(self.db_version + 1).max(change.db_version);
         let batch = self.batches + 2;
-        let stamp = Stamp {
-            batch,
-            db_version,
-            site: change.site_id,
-            seq: change.seq,
-        };
+        let stamp = Stamp { batch, db_version, site: change.site_id, seq: change.seq };
         let Some(t) = self.tables.get_mut(&table) else {
             return Err(OpError::NoTable);
         };
-        if t.state
-            .live()
-            .is_some_and(|live| live.key.len() != key.len())
-        {
+        if t.state.live().is_some_and(|live| live.key.len() != key.len()) {
             return Err(OpError::KeyWidth);
         }
         let column = (change.cid != "-1" && change.cl & 1 == 1).then(|| {
-            let parked = |names| schema::Column {
-                names,
-                state: State::Parked,
-            };
+            let parked = |names| schema::Column { names, state: State::Parked };
             schema::by_text(&t.columns, &change.cid)
                 .unwrap_or_else(|| add_parked(&mut t.columns, &change.cid, parked))
         });
         let (value, col_version) = (change.val.clone(), change.col_version);
-        let cell = column.map(|col| {
-            (
-                col,
-                Cell {
-                    value,
-                    col_version,
-                    stamp,
-                },
-            )
-        });
+        let cell = column.map(|col| (col, Cell { value, col_version, stamp }));
         let stored = merge(t, &key, change.cl, stamp, cell, equal);
         if stored {
             self.open.pending = db_version;
@@ -212,11 +174,7 @@ impl Replica {
     pub fn cut_for(&self, theirs: &VersionVector) -> Cut {
         let missing = self.vector.missing_from(theirs);
         let mut left = missing.clone();
-        let entries: Vec<&Entry> = self
-            .log
-            .iter()
-            .filter(|e| missing.contains(&e.site, e.version))
-            .collect();
+        let entries: Vec<&Entry> = self.log.iter().filter(|e| missing.contains(&e.site, e.version)).collect();
         let mut txs: Vec<Tx> = Vec::new();
         let mut listed = self.listed();
         for entry in entries {
@@ -226,17 +184,11 @@ impl Replica {
                 changes.extend(covered.then(|| self.native(l)).flatten());
                 !covered
             });
-            txs.push(Tx {
-                site: entry.site,
-                version: entry.version,
-                changes,
-            });
+            txs.push(Tx { site: entry.site, version: entry.version, changes });
             left = without(&left, entry);
         }
         let hash = |(at, hash): (&(SiteId, u64), &u64)| {
-            missing
-                .contains(&at.0, at.1)
-                .then(|| (*at, (*hash, self.nonces.get(at).copied().unwrap_or(0))))
+            missing.contains(&at.0, at.1).then(|| (*at, (*hash, self.nonces.get(at).copied().unwrap_or(0))))
         };
         let hashes = self.hashes.iter().filter_map(hash).collect();
         let head = |(site, held): (&SiteId, &Ranges)| {
@@ -245,14 +197,7 @@ impl Replica {
         };
         let base = theirs.missing_from(&theirs.missing_from(&self.vector));
         let heads = base.iter().filter_map(head).collect();
-        Cut {
-            base,
-            heads,
-            txs,
-            empty: left,
-            hashes,
-            horizon: self.horizon.clone(),
-        }
+        Cut { base, heads, txs, empty: left, hashes, horizon: self.horizon.clone() }
     }
 
     fn native(&self, l: &Listed<'_>) -> Option<NativeChange> {
@@ -286,19 +231,11 @@ impl Replica {
                 continue;
             }
             let db_version = self.db_version + 1;
-            let count = tx
-                .changes
-                .iter()
-                .filter(|c| self.merge_native(c, db_version))
-                .count();
+            let count = tx.changes.iter().filter(|c| self.merge_native(c, db_version)).count();
             if count > 0 {
                 self.db_version = db_version;
                 self.batches += 1;
-                self.log.push(Entry {
-                    site: tx.site,
-                    version: tx.version,
-                    batch: self.batches,
-                });
+                self.log.push(Entry { site: tx.site, version: tx.version, batch: self.batches });
             }
             self.vector.insert(tx.site, tx.version);
             stored += count;
@@ -315,23 +252,14 @@ impl Replica {
         let told = cut.heads.iter().map(|(at, hash)| (at, *hash));
         for (at, hash) in told.chain(cut.hashes.iter().map(|(at, (hash, _))| (at, *hash))) {
             if self.hashes.get(at).is_some_and(|mine| *mine != hash) {
-                return Err(Refused::Fork {
-                    site: at.0,
-                    version: at.1,
-                });
+                return Err(Refused::Fork { site: at.0, version: at.1 });
             }
         }
         for ((site, version), (hash, nonce)) in &cut.hashes {
             let before = (*site, version - 1);
-            let known = self
-                .hashes
-                .get(&before)
-                .or(cut.hashes.get(&before).map(|(hash, _)| hash));
+            let known = self.hashes.get(&before).or(cut.hashes.get(&before).map(|(hash, _)| hash));
             if known.is_some_and(|known| chain::next(*known, *version, *nonce) != *hash) {
-                return Err(Refused::Fork {
-                    site: *site,
-                    version: *version,
-                });
+                return Err(Refused::Fork { site: *site, version: *version });
             }
         }
         Ok(())
@@ -344,34 +272,14 @@ impl Replica {
         let Some(t) = self.tables.get_mut(&table) else {
             return false;
         };
-        if t.state
-            .live()
-            .is_some_and(|live| live.key.len() != c.key.len())
-        {
+        if t.state.live().is_some_and(|live| live.key.len() != c.key.len()) {
             return false;
         }
-        let column = c
-            .column
-            .as_ref()
-            .map(|n| t.resolve(&n.names, &n.current, equal));
+        let column = c.column.as_ref().map(|n| t.resolve(&n.names, &n.current, equal));
         self.incompatible |= column.is_some_and(|(_, clash)| clash);
-        let stamp = Stamp {
-            batch,
-            db_version,
-            site: c.site,
-            seq: c.seq,
-        };
+        let stamp = Stamp { batch, db_version, site: c.site, seq: c.seq };
         let (value, col_version) = (c.value.clone(), c.col_version);
-        let cell = column.map(|(col, _)| {
-            (
-                col,
-                Cell {
-                    value,
-                    col_version,
-                    stamp,
-                },
-            )
-        });
+        let cell = column.map(|(col, _)| (col, Cell { value, col_version, stamp }));
         self.largest = self.largest.max(col_version);
         merge(t, &c.key, c.cl, stamp, cell, equal)
     }

@@ -110,29 +110,16 @@ pub struct Program {
 }
 
 fn column(name: &str, default: Value, not_null: bool) -> ColumnDef {
-    ColumnDef {
-        name: name.to_owned(),
-        default,
-        not_null,
-    }
+    ColumnDef { name: name.to_owned(), default, not_null }
 }
 
 fn key(name: &str, affinity: Affinity, fold: Fold) -> KeyColumn {
-    KeyColumn {
-        name: name.to_owned(),
-        affinity,
-        fold,
-    }
+    KeyColumn { name: name.to_owned(), affinity, fold }
 }
 
 /// The tables that every replica starts with: a folded text key, a key without affinity, a key alone.
 pub fn base_schema() -> Vec<TableDef> {
-    let columns = |y: bool| {
-        vec![
-            column("x", Value::Int(0), false),
-            column("y", Value::Null, y),
-        ]
-    };
+    let columns = |y: bool| vec![column("x", Value::Int(0), false), column("y", Value::Null, y)];
     vec![
         TableDef {
             name: "t".into(),
@@ -141,17 +128,10 @@ pub fn base_schema() -> Vec<TableDef> {
         },
         TableDef {
             name: "u".into(),
-            key: vec![
-                key("k", Affinity::Blob, Fold::None),
-                key("l", Affinity::Integer, Fold::None),
-            ],
+            key: vec![key("k", Affinity::Blob, Fold::None), key("l", Affinity::Integer, Fold::None)],
             columns: columns(false),
         },
-        TableDef {
-            name: "p".into(),
-            key: vec![key("k", Affinity::Integer, Fold::None)],
-            columns: vec![],
-        },
+        TableDef { name: "p".into(), key: vec![key("k", Affinity::Integer, Fold::None)], columns: vec![] },
     ]
 }
 
@@ -183,9 +163,7 @@ pub fn random_key(rng: &mut Rng, table: &str) -> Vec<Value> {
 
 /// A statement; which columns a replica lacks is for the runner to see.
 pub fn random_op(rng: &mut Rng) -> Op {
-    let table = rng
-        .pick(&["t", "t", "t", "u", "u", "p", "u2", "n", "t2"])
-        .to_owned();
+    let table = rng.pick(&["t", "t", "t", "u", "u", "p", "u2", "n", "t2"]).to_owned();
     let key = random_key(rng, &table);
     let mut set: Vec<(String, Value)> = Vec::new();
     for name in COLUMNS {
@@ -195,27 +173,12 @@ pub fn random_op(rng: &mut Rng) -> Op {
     }
     let or_replace = rng.one_in(2);
     if rng.one_in(40) {
-        return Op::CommitAlter {
-            table,
-            inserted: vec![(key, set)],
-            vanished: vec![],
-        };
+        return Op::CommitAlter { table, inserted: vec![(key, set)], vanished: vec![] };
     }
     match rng.below(8) {
-        0..=2 => Op::Insert {
-            table,
-            key,
-            values: set,
-            or_replace,
-        },
+        0..=2 => Op::Insert { table, key, values: set, or_replace },
         3 | 4 => Op::Update { table, key, set },
-        5 => Op::SetKey {
-            to: random_key(rng, &table),
-            table,
-            key,
-            set,
-            or_replace,
-        },
+        5 => Op::SetKey { to: random_key(rng, &table), table, key, set, or_replace },
         _ => Op::Delete { table, key },
     }
 }
@@ -223,11 +186,7 @@ pub fn random_op(rng: &mut Rng) -> Op {
 fn random_migration(rng: &mut Rng, fresh: bool, used: usize) -> Op {
     let table = rng.pick(&["t", "t", "t", "t", "u", "t2", "u2"]).to_owned();
     let name = |rng: &mut Rng| {
-        if fresh {
-            format!("{}{used}", rng.pick(&["z", "v"]))
-        } else {
-            rng.pick(&MIGRATED).to_owned()
-        }
+        if fresh { format!("{}{used}", rng.pick(&["z", "v"])) } else { rng.pick(&MIGRATED).to_owned() }
     };
     match rng.below(9) {
         0..=2 => {
@@ -235,23 +194,10 @@ fn random_migration(rng: &mut Rng, fresh: bool, used: usize) -> Op {
             let column = column(&name(rng), default, false);
             Op::AddColumn { table, column }
         }
-        3 | 4 => Op::DropColumn {
-            table,
-            column: rng.pick(&MIGRATED).to_owned(),
-        },
-        5 | 6 => Op::RenameColumn {
-            table,
-            column: rng.pick(&MIGRATED).to_owned(),
-            to: name(rng),
-        },
-        7 if fresh => Op::RenameTable {
-            table,
-            to: format!("u{used}"),
-        },
-        7 => Op::RenameTable {
-            table,
-            to: rng.pick(&["t", "u", "t2", "u2"]).to_owned(),
-        },
+        3 | 4 => Op::DropColumn { table, column: rng.pick(&MIGRATED).to_owned() },
+        5 | 6 => Op::RenameColumn { table, column: rng.pick(&MIGRATED).to_owned(), to: name(rng) },
+        7 if fresh => Op::RenameTable { table, to: format!("u{used}") },
+        7 => Op::RenameTable { table, to: rng.pick(&["t", "u", "t2", "u2"]).to_owned() },
         _ if fresh => Op::CreateTable(named(rng.pick(&base_schema()), &format!("n{used}"))),
         _ if rng.one_in(3) => Op::DropTable { table },
         _ => {
@@ -263,10 +209,7 @@ fn random_migration(rng: &mut Rng, fresh: bool, used: usize) -> Op {
 }
 
 fn named(def: TableDef, name: &str) -> TableDef {
-    TableDef {
-        name: name.to_owned(),
-        ..def
-    }
+    TableDef { name: name.to_owned(), ..def }
 }
 
 fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
@@ -283,11 +226,7 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
                     1 => Pick::Tail,
                     _ => Pick::Some(rng.draw()),
                 };
-                return Step::RowWise {
-                    from: who,
-                    to,
-                    pick,
-                };
+                return Step::RowWise { from: who, to, pick };
             }
             13..=17 if family.native => return Step::Native { from: who, to },
             18 | 19 if family.migrations != Migrations::None => return Step::Migrate(who),
@@ -296,11 +235,7 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
             20 => return Step::Wait(rng.below(3) as i64),
             21 if family.forks => return Step::Backup(who),
             22 if family.forks => {
-                return if rng.one_in(3) {
-                    Step::Twin(who)
-                } else {
-                    Step::Restore(who)
-                };
+                return if rng.one_in(3) { Step::Twin(who) } else { Step::Restore(who) };
             }
             23 if family.collection => return Step::Collect(who),
             _ => {}
@@ -315,47 +250,27 @@ impl Program {
         let clocks = match rng.below(3) {
             0 => vec![Clock::Hlc; replicas],
             1 => vec![Clock::Lamport; replicas],
-            _ => (0..replicas)
-                .map(|_| rng.pick(&[Clock::Hlc, Clock::Lamport]))
-                .collect(),
+            _ => (0..replicas).map(|_| rng.pick(&[Clock::Hlc, Clock::Lamport])).collect(),
         };
         let skew_ms = (0..replicas).map(|_| rng.below(3) as i64 * 2 - 2).collect();
         let fresh = family.migrations == Migrations::FreshNames;
-        let count = if family.migrations == Migrations::None {
-            0
-        } else {
-            2 + rng.below(6)
-        };
-        let migrations = (0..count)
-            .map(|n| random_migration(rng, fresh, n))
-            .collect();
+        let count = if family.migrations == Migrations::None { 0 } else { 2 + rng.below(6) };
+        let migrations = (0..count).map(|n| random_migration(rng, fresh, n)).collect();
         let length = 5 + rng.below(40);
         let merge_equal_values = match rng.below(4) {
             0 => vec![false; replicas],
             1 => (0..replicas).map(|_| rng.one_in(2)).collect(),
             _ => vec![true; replicas],
         };
-        let steps = (0..length)
-            .map(|_| random_step(rng, family, replicas))
-            .collect();
-        Program {
-            replicas,
-            clocks,
-            skew_ms,
-            merge_equal_values,
-            migrations,
-            steps,
-        }
+        let steps = (0..length).map(|_| random_step(rng, family, replicas)).collect();
+        Program { replicas, clocks, skew_ms, merge_equal_values, migrations, steps }
     }
 
     /// The smallest program found that still fails, and how it fails.
     pub fn shrink(mut self, fails: &dyn Fn(&Program) -> Option<String>) -> (Program, String) {
         let mut failure = fails(&self).unwrap_or_default();
         loop {
-            let smaller = self
-                .smaller()
-                .into_iter()
-                .find_map(|p| Some((fails(&p)?, p)));
+            let smaller = self.smaller().into_iter().find_map(|p| Some((fails(&p)?, p)));
             match smaller {
                 Some((how, program)) => (self, failure) = (program, how),
                 None => return (self, failure),
@@ -370,8 +285,7 @@ impl Program {
         while width > 0 {
             for start in (0..self.steps.len()).step_by(width) {
                 let mut less = self.clone();
-                less.steps
-                    .drain(start..(start + width).min(less.steps.len()));
+                less.steps.drain(start..(start + width).min(less.steps.len()));
                 all.push(less);
             }
             width /= 2;
@@ -409,16 +323,12 @@ impl Program {
 /// The statement with one column less.
 fn shorter(op: &Op) -> Vec<Op> {
     let count = match op {
-        Op::Insert { values: set, .. } | Op::Update { set, .. } | Op::SetKey { set, .. } => {
-            set.len()
-        }
+        Op::Insert { values: set, .. } | Op::Update { set, .. } | Op::SetKey { set, .. } => set.len(),
         _ => 0,
     };
     let without = |n: usize| {
         let mut op = op.clone();
-        if let Op::Insert { values: set, .. } | Op::Update { set, .. } | Op::SetKey { set, .. } =
-            &mut op
-        {
+        if let Op::Insert { values: set, .. } | Op::Update { set, .. } | Op::SetKey { set, .. } = &mut op {
             set.remove(n);
         }
         op

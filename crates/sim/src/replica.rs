@@ -220,26 +220,13 @@ impl Replica {
                 t.rename_column(id, &to, equal);
                 Ok(())
             }
-            Op::Insert {
-                table,
-                key,
-                values,
-                or_replace,
-            } => self.insert(&table, &key, &values, or_replace),
+            Op::Insert { table, key, values, or_replace } => self.insert(&table, &key, &values, or_replace),
             Op::Update { table, key, set } => self.update(&table, &key, &set),
-            Op::SetKey {
-                table,
-                key,
-                to,
-                set,
-                or_replace,
-            } => self.set_key(&table, &key, &to, &set, or_replace),
+            Op::SetKey { table, key, to, set, or_replace } => {
+                self.set_key(&table, &key, &to, &set, or_replace)
+            }
             Op::Delete { table, key } => self.delete(&table, &key),
-            Op::CommitAlter {
-                table,
-                inserted,
-                vanished,
-            } => self.commit_alter(&table, &inserted, &vanished),
+            Op::CommitAlter { table, inserted, vanished } => self.commit_alter(&table, &inserted, &vanished),
         }
     }
 
@@ -261,20 +248,11 @@ impl Replica {
     /// The next origin version of this site.
     pub(crate) fn log_own(&mut self, batch: u64, nonce: u64) {
         let version = self.vector.max(&self.site) + 1;
-        let previous = self
-            .hashes
-            .get(&(self.site, version - 1))
-            .copied()
-            .unwrap_or(0);
-        self.hashes
-            .insert((self.site, version), chain::next(previous, version, nonce));
+        let previous = self.hashes.get(&(self.site, version - 1)).copied().unwrap_or(0);
+        self.hashes.insert((self.site, version), chain::next(previous, version, nonce));
         self.nonces.insert((self.site, version), nonce);
         self.vector.insert(self.site, version);
-        self.log.push(Entry {
-            site: self.site,
-            version,
-            batch,
-        });
+        self.log.push(Entry { site: self.site, version, batch });
     }
 
     pub(crate) fn table_id(&self, table: &str) -> Result<u32, OpError> {
@@ -297,20 +275,11 @@ impl Replica {
             return Err(OpError::NameTaken);
         }
         let name = schema::new_name(&self.tables, &def.name, None);
-        let parked = self
-            .tables
-            .iter()
-            .find(|(_, t)| t.names.contains(&name))
-            .map(|(id, _)| *id);
-        let live = LiveTable {
-            name: def.name,
-            key: def.key,
-        };
+        let parked = self.tables.iter().find(|(_, t)| t.names.contains(&name)).map(|(id, _)| *id);
+        let live = LiveTable { name: def.name, key: def.key };
         let mut table = Table::parked(BTreeSet::from([name]));
         table.state = State::Live(live);
-        def.columns
-            .into_iter()
-            .for_each(|column| table.add_column(column));
+        def.columns.into_iter().for_each(|column| table.add_column(column));
         let id = parked.unwrap_or_else(|| schema::next_id(&self.tables));
         if let Some(parked) = self.tables.remove(&id) {
             self.incompatible |= table.absorb(parked, self.merge_equal_values);
@@ -321,10 +290,7 @@ impl Replica {
 
     fn drop_table(&mut self, table: &str) -> Result<(), OpError> {
         let t = self.table_mut(table)?;
-        *t = Table {
-            state: State::Ended,
-            ..Table::parked(std::mem::take(&mut t.names))
-        };
+        *t = Table { state: State::Ended, ..Table::parked(std::mem::take(&mut t.names)) };
         Ok(())
     }
 
@@ -334,13 +300,8 @@ impl Replica {
             return Err(OpError::NameTaken);
         }
         let name = schema::new_name(&self.tables, to, Some(id));
-        let parked = self
-            .tables
-            .iter()
-            .find(|(other, t)| **other != id && t.names.contains(&name));
-        let parked = parked
-            .map(|(other, _)| *other)
-            .and_then(|other| self.tables.remove(&other));
+        let parked = self.tables.iter().find(|(other, t)| **other != id && t.names.contains(&name));
+        let parked = parked.map(|(other, _)| *other).and_then(|other| self.tables.remove(&other));
         let equal = self.merge_equal_values;
         let Some(t) = self.tables.get_mut(&id) else {
             return Err(OpError::NoTable);
@@ -360,29 +321,16 @@ impl Replica {
         let t = self.tables.get(&self.table_id(table).ok()?)?;
         let columns = t.live_columns();
         let show = |(id, row): (&Vec<Value>, &Row)| {
-            let values = columns
-                .iter()
-                .map(|(col, def)| t.shown(row, *col, def).clone());
+            let values = columns.iter().map(|(col, def)| t.shown(row, *col, def).clone());
             (id.clone(), row.key.iter().cloned().chain(values).collect())
         };
-        Some(
-            t.rows
-                .iter()
-                .filter(|(_, row)| t.is_visible(row))
-                .map(show)
-                .collect(),
-        )
+        Some(t.rows.iter().filter(|(_, row)| t.is_visible(row)).map(show).collect())
     }
 
     /// The columns beside the key, in order.
     pub fn columns(&self, table: &str) -> Option<Vec<ColumnDef>> {
         let t = self.tables.get(&self.table_id(table).ok()?)?;
-        Some(
-            t.live_columns()
-                .into_iter()
-                .map(|(_, def)| def.clone())
-                .collect(),
-        )
+        Some(t.live_columns().into_iter().map(|(_, def)| def.clone()).collect())
     }
 
     /// The identity of a key of this table; None: it has another width.
@@ -394,10 +342,7 @@ impl Replica {
     /// The tables that there are, with their columns (key columns left out).
     pub fn schema(&self) -> BTreeMap<String, Vec<String>> {
         let live = |t: &Table| {
-            let columns = t
-                .live_columns()
-                .into_iter()
-                .map(|(_, def)| def.name.to_ascii_lowercase());
+            let columns = t.live_columns().into_iter().map(|(_, def)| def.name.to_ascii_lowercase());
             Some((t.state.live()?.name.to_ascii_lowercase(), columns.collect()))
         };
         self.tables.values().filter_map(live).collect()
@@ -409,13 +354,7 @@ impl Replica {
         for t in self.tables.values() {
             let Some(live) = t.state.live() else { continue };
             for (id, row) in &t.rows {
-                let at = |column: &str| {
-                    (
-                        live.name.to_ascii_lowercase(),
-                        id.clone(),
-                        column.to_owned(),
-                    )
-                };
+                let at = |column: &str| (live.name.to_ascii_lowercase(), id.clone(), column.to_owned());
                 let meta = |value, col_version, stamp: &Stamp| Meta {
                     cl: row.cl,
                     value,
@@ -429,10 +368,7 @@ impl Replica {
                 for (col, def) in t.live_columns() {
                     if let Some(cell) = row.cells.get(&col) {
                         let name = def.name.to_ascii_lowercase();
-                        all.insert(
-                            at(&name),
-                            meta(cell.value.clone(), cell.col_version, &cell.stamp),
-                        );
+                        all.insert(at(&name), meta(cell.value.clone(), cell.col_version, &cell.stamp));
                     }
                 }
             }

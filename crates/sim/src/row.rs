@@ -41,11 +41,7 @@ impl Row {
 
     /// A new causal length: everything of older lives is forgotten.
     pub fn enter(&mut self, cl: u32, key: &[Value]) {
-        *self = Row {
-            key: key.to_vec(),
-            cl,
-            ..Row::default()
-        };
+        *self = Row { key: key.to_vec(), cl, ..Row::default() };
     }
 
     /// Merges a sentinel; true if it was stored.
@@ -54,14 +50,8 @@ impl Row {
             Causal::Stale => return false,
             Causal::Same => {
                 let (mine, theirs) = (packed(&self.key), packed(key));
-                let local = self.sentinel.as_ref().map(|s| SentinelRef {
-                    key: &mine,
-                    site: &s.site,
-                });
-                let incoming = SentinelRef {
-                    key: &theirs,
-                    site: &stamp.site,
-                };
+                let local = self.sentinel.as_ref().map(|s| SentinelRef { key: &mine, site: &s.site });
+                let incoming = SentinelRef { key: &theirs, site: &stamp.site };
                 if merge::sentinel(local, incoming, equal) == Verdict::Lose {
                     return false;
                 }
@@ -74,14 +64,7 @@ impl Row {
     }
 
     /// Merges a cell; true if it was stored.
-    pub fn merge_cell(
-        &mut self,
-        cl: u32,
-        key: &[Value],
-        col: ColId,
-        cell: Cell,
-        equal: bool,
-    ) -> bool {
+    pub fn merge_cell(&mut self, cl: u32, key: &[Value], col: ColId, cell: Cell, equal: bool) -> bool {
         match merge::causal(self.cl, cl) {
             Causal::Stale => return false,
             Causal::Same => {}
@@ -89,18 +72,11 @@ impl Row {
             Causal::Delete | Causal::Create | Causal::Resurrect => self.enter(cl, key),
         }
         let old = self.cells.get(&col);
-        let verdict =
-            merge::by_version(old.map(|c| c.col_version), cell.col_version).or_else(|| {
-                let old = old?;
-                let (local, incoming) = (old.value.as_ref(), cell.value.as_ref());
-                Some(merge::by_value(
-                    local,
-                    &old.stamp.site,
-                    incoming,
-                    &cell.stamp.site,
-                    equal,
-                ))
-            });
+        let verdict = merge::by_version(old.map(|c| c.col_version), cell.col_version).or_else(|| {
+            let old = old?;
+            let (local, incoming) = (old.value.as_ref(), cell.value.as_ref());
+            Some(merge::by_value(local, &old.stamp.site, incoming, &cell.stamp.site, equal))
+        });
         let stored = matches!(verdict, Some(Verdict::Win | Verdict::TakeStamp));
         if stored {
             self.cells.insert(col, cell);

@@ -18,10 +18,7 @@ pub struct Name {
 
 impl Name {
     pub fn new(text: &str, life: u32) -> Name {
-        Name {
-            text: text.to_ascii_lowercase(),
-            life,
-        }
+        Name { text: text.to_ascii_lowercase(), life }
     }
 }
 
@@ -123,9 +120,7 @@ impl Named for Table {
 
 /// The live one that is called so now.
 pub fn find<N: Named>(all: &BTreeMap<u32, N>, text: &str) -> Option<u32> {
-    all.iter()
-        .find(|(_, n)| n.current().is_some_and(|c| c.eq_ignore_ascii_case(text)))
-        .map(|(id, _)| *id)
+    all.iter().find(|(_, n)| n.current().is_some_and(|c| c.eq_ignore_ascii_case(text))).map(|(id, _)| *id)
 }
 
 /// The name that a CREATE, ADD or RENAME to `text` makes: the smallest life that is free, parked, or `own`'s
@@ -135,31 +130,18 @@ pub fn new_name<N: Named>(all: &BTreeMap<u32, N>, text: &str, own: Option<u32>) 
         None => true,
         Some((id, n)) => Some(*id) == own || n.is_parked(),
     };
-    (0..)
-        .map(|life| Name::new(text, life))
-        .find(free)
-        .expect("lives do not run out")
+    (0..).map(|life| Name::new(text, life)).find(free).expect("lives do not run out")
 }
 
 /// What a row-wise change means by a name: the live one called so, else one that was, else the last life.
 pub fn by_text<N: Named>(all: &BTreeMap<u32, N>, text: &str) -> Option<u32> {
     let text = text.to_ascii_lowercase();
-    let life = |n: &N| {
-        n.names()
-            .iter()
-            .filter(|n| n.text == text)
-            .map(|n| n.life)
-            .max()
-    };
+    let life = |n: &N| n.names().iter().filter(|n| n.text == text).map(|n| n.life).max();
     let last = |live: bool| {
         let some = all.iter().filter(|(_, n)| n.current().is_some() == live);
-        some.filter_map(|(id, n)| Some((life(n)?, *id)))
-            .max()
-            .map(|(_, id)| id)
+        some.filter_map(|(id, n)| Some((life(n)?, *id))).max().map(|(_, id)| id)
     };
-    find(all, &text)
-        .or_else(|| last(true))
-        .or_else(|| last(false))
+    find(all, &text).or_else(|| last(true)).or_else(|| last(false))
 }
 
 /// The name under which a row-wise change of this one reaches it again; None: it has none.
@@ -168,11 +150,7 @@ pub fn text_of<N: Named>(all: &BTreeMap<u32, N>, id: u32) -> Option<String> {
     if let Some(current) = one.current() {
         return Some(current.to_owned());
     }
-    one.names()
-        .iter()
-        .rev()
-        .map(|n| n.text.clone())
-        .find(|text| by_text(all, text) == Some(id))
+    one.names().iter().rev().map(|n| n.text.clone()).find(|text| by_text(all, text) == Some(id))
 }
 
 /// What the names of a native change meet here.
@@ -185,21 +163,12 @@ pub enum Met {
 }
 
 pub fn meet<N: Named>(all: &BTreeMap<u32, N>, names: &BTreeSet<Name>, current: &Name) -> Met {
-    let met: Vec<u32> = all
-        .iter()
-        .filter(|(_, n)| !n.names().is_disjoint(names))
-        .map(|(id, _)| *id)
-        .collect();
-    let solid: Vec<u32> = met
-        .iter()
-        .copied()
-        .filter(|id| !all[id].is_parked())
-        .collect();
+    let met: Vec<u32> =
+        all.iter().filter(|(_, n)| !n.names().is_disjoint(names)).map(|(id, _)| *id).collect();
+    let solid: Vec<u32> = met.iter().copied().filter(|id| !all[id].is_parked()).collect();
     match (solid.as_slice(), met.as_slice()) {
         (_, []) => Met::Nothing,
-        ([one], _) | ([], [one, ..]) => {
-            Met::One(*one, met.iter().copied().filter(|id| id != one).collect())
-        }
+        ([one], _) | ([], [one, ..]) => Met::One(*one, met.iter().copied().filter(|id| id != one).collect()),
         (several, _) => {
             let named = several.iter().find(|id| all[*id].names().contains(current));
             Met::Clash(*named.unwrap_or(&several[0]))
@@ -213,21 +182,14 @@ pub fn next_id<N>(all: &BTreeMap<u32, N>) -> u32 {
 
 impl Table {
     pub fn parked(names: BTreeSet<Name>) -> Table {
-        Table {
-            names,
-            state: State::Parked,
-            columns: BTreeMap::new(),
-            rows: BTreeMap::new(),
-        }
+        Table { names, state: State::Parked, columns: BTreeMap::new(), rows: BTreeMap::new() }
     }
 
     pub fn identity(&self, key: &[Value]) -> Vec<Value> {
         match &self.state {
             State::Live(live) => {
                 let pairs = key.iter().zip(&live.key);
-                pairs
-                    .map(|(v, k)| identity(v.as_ref(), k.affinity, k.fold))
-                    .collect()
+                pairs.map(|(v, k)| identity(v.as_ref(), k.affinity, k.fold)).collect()
             }
             _ => key.to_vec(),
         }
@@ -236,11 +198,9 @@ impl Table {
     /// The key as SQLite would hold it.
     pub fn spelling(&self, key: &[Value]) -> Vec<Value> {
         match &self.state {
-            State::Live(live) => key
-                .iter()
-                .zip(&live.key)
-                .map(|(v, k)| stored(v.as_ref(), k.affinity))
-                .collect(),
+            State::Live(live) => {
+                key.iter().zip(&live.key).map(|(v, k)| stored(v.as_ref(), k.affinity)).collect()
+            }
             _ => key.to_vec(),
         }
     }
@@ -248,9 +208,7 @@ impl Table {
     /// The spelling that needs no sentinel (finding 2).
     pub fn is_canonical(&self, key: &[Value]) -> bool {
         let keys = self.state.live().map_or(&[][..], |l| &l.key);
-        key.iter()
-            .zip(keys)
-            .all(|(v, k)| is_canonical(v.as_ref(), k.affinity, k.fold))
+        key.iter().zip(keys).all(|(v, k)| is_canonical(v.as_ref(), k.affinity, k.fold))
     }
 
     /// The live columns in declaration order.
@@ -277,26 +235,13 @@ impl Table {
 
     pub fn add_column(&mut self, def: ColumnDef) {
         let name = new_name(&self.columns, &def.name, None);
-        let parked = self
-            .columns
-            .iter()
-            .find(|(_, c)| c.names.contains(&name))
-            .map(|(id, _)| *id);
+        let parked = self.columns.iter().find(|(_, c)| c.names.contains(&name)).map(|(id, _)| *id);
         let id = parked.unwrap_or_else(|| next_id(&self.columns));
-        let lived = self
-            .columns
-            .values()
-            .filter_map(|c| Some(c.state.live()?.position + 1))
-            .max();
-        let column = self.columns.entry(id).or_insert_with(|| Column {
-            names: BTreeSet::new(),
-            state: State::Parked,
-        });
+        let lived = self.columns.values().filter_map(|c| Some(c.state.live()?.position + 1)).max();
+        let column =
+            self.columns.entry(id).or_insert_with(|| Column { names: BTreeSet::new(), state: State::Parked });
         column.names.insert(name);
-        column.state = State::Live(LiveColumn {
-            def,
-            position: lived.unwrap_or(0),
-        });
+        column.state = State::Live(LiveColumn { def, position: lived.unwrap_or(0) });
     }
 
     pub fn drop_column(&mut self, id: ColId) {
@@ -308,10 +253,7 @@ impl Table {
 
     pub fn rename_column(&mut self, id: ColId, to: &str, equal: bool) {
         let name = new_name(&self.columns, to, Some(id));
-        let parked = self
-            .columns
-            .iter()
-            .find(|(other, c)| **other != id && c.names.contains(&name));
+        let parked = self.columns.iter().find(|(other, c)| **other != id && c.names.contains(&name));
         if let Some(other) = parked.map(|(other, _)| *other) {
             self.unite_columns(other, id, equal);
         }
@@ -327,35 +269,20 @@ impl Table {
         if let (Some(gone), Some(stays)) = (self.columns.remove(&from), self.columns.get_mut(&to)) {
             stays.names.extend(gone.names);
         }
-        self.rows
-            .values_mut()
-            .for_each(|row| row.unite(from, to, equal));
+        self.rows.values_mut().for_each(|row| row.unite(from, to, equal));
     }
 
     /// The local column of a native change's names, made as a parked one if there is none; and if they clash.
-    pub fn resolve(
-        &mut self,
-        names: &BTreeSet<Name>,
-        current: &Name,
-        equal: bool,
-    ) -> (ColId, bool) {
+    pub fn resolve(&mut self, names: &BTreeSet<Name>, current: &Name, equal: bool) -> (ColId, bool) {
         match meet(&self.columns, names, current) {
             Met::Clash(id) => (id, true),
             Met::Nothing => {
                 let id = next_id(&self.columns);
-                self.columns.insert(
-                    id,
-                    Column {
-                        names: names.clone(),
-                        state: State::Parked,
-                    },
-                );
+                self.columns.insert(id, Column { names: names.clone(), state: State::Parked });
                 (id, false)
             }
             Met::One(id, parked) => {
-                parked
-                    .into_iter()
-                    .for_each(|other| self.unite_columns(other, id, equal));
+                parked.into_iter().for_each(|other| self.unite_columns(other, id, equal));
                 if let Some(column) = self.columns.get_mut(&id) {
                     column.names.extend(names.iter().cloned());
                 }
@@ -382,10 +309,7 @@ impl Table {
         let width = self.state.live().map(|l| l.key.len());
         for row in other.rows.values() {
             if width.is_none_or(|w| w == row.key.len()) {
-                let row = Row {
-                    key: self.spelling(&row.key),
-                    ..row.clone()
-                };
+                let row = Row { key: self.spelling(&row.key), ..row.clone() };
                 let mine = self.rows.entry(self.identity(&row.key)).or_default();
                 mine.absorb(&row, &|col| ids.get(&col).copied().unwrap_or(col), equal);
             }

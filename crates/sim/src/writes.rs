@@ -19,10 +19,7 @@ impl Replica {
     ) -> Result<(), OpError> {
         let id = self.table_id(table)?;
         let mut t = self.tables.get(&id).cloned().ok_or(OpError::NoTable)?;
-        if t.state
-            .live()
-            .is_none_or(|live| live.key.len() != key.len())
-        {
+        if t.state.live().is_none_or(|live| live.key.len() != key.len()) {
             return Err(OpError::KeyWidth);
         }
         write(self, &mut t)?;
@@ -69,21 +66,13 @@ impl Replica {
         })
     }
 
-    fn update_row(
-        &mut self,
-        t: &mut Table,
-        id: Key,
-        set: &BTreeMap<ColId, Value>,
-    ) -> Result<(), OpError> {
+    fn update_row(&mut self, t: &mut Table, id: Key, set: &BTreeMap<ColId, Value>) -> Result<(), OpError> {
         let Some(mut row) = t.rows.get(&id).filter(|row| t.is_visible(row)).cloned() else {
             return Ok(());
         };
         check_not_null(t, set)?;
         for (col, def) in t.live_columns() {
-            if let Some(value) = set
-                .get(&col)
-                .filter(|value| *value != t.shown(&row, col, def))
-            {
+            if let Some(value) = set.get(&col).filter(|value| *value != t.shown(&row, col, def)) {
                 self.set(&mut row, col, value.clone(), 0);
             }
         }
@@ -123,11 +112,7 @@ impl Replica {
             if *to == old.key {
                 return r.update_row(t, id, &named);
             }
-            let onto = if id == target {
-                None
-            } else {
-                t.rows.get(&target).cloned()
-            };
+            let onto = if id == target { None } else { t.rows.get(&target).cloned() };
             if !replace && onto.as_ref().is_some_and(|row| t.is_visible(row)) {
                 return Err(OpError::Unique);
             }
@@ -135,10 +120,7 @@ impl Replica {
             let mut moved = onto.unwrap_or_default();
             let hit = moved.is_alive() && moved.key == *to;
             if id == target {
-                moved = Row {
-                    cl: old.cl + 1,
-                    ..Row::default()
-                };
+                moved = Row { cl: old.cl + 1, ..Row::default() };
             }
             let cl = if hit { moved.cl } else { next_life(moved.cl) };
             if !hit {
@@ -156,14 +138,7 @@ impl Replica {
     }
 
     /// All cells of the row under the new key; every column where the new key is a living row's.
-    fn move_cells(
-        &mut self,
-        t: &Table,
-        old: &Row,
-        moved: &mut Row,
-        set: &BTreeMap<ColId, Value>,
-        hit: bool,
-    ) {
+    fn move_cells(&mut self, t: &Table, old: &Row, moved: &mut Row, set: &BTreeMap<ColId, Value>, hit: bool) {
         let defs: BTreeMap<ColId, &ColumnDef> = t.live_columns().into_iter().collect();
         let mut order: Vec<ColId> = t.live_columns().iter().map(|(id, _)| *id).collect();
         order.extend(old.cells.keys().filter(|id| !defs.contains_key(id)));
@@ -206,14 +181,7 @@ impl Replica {
         };
         self.largest = self.largest.max(col_version);
         let stamp = self.stamp();
-        row.cells.insert(
-            col,
-            Cell {
-                value,
-                col_version,
-                stamp,
-            },
-        );
+        row.cells.insert(col, Cell { value, col_version, stamp });
     }
 
     fn transaction_clock(&mut self) -> i64 {
@@ -234,12 +202,7 @@ impl Replica {
         }
         let db_version = self.next_db_version(0);
         self.open.last = self.open.last.max(db_version);
-        Stamp {
-            batch: self.batches + 2,
-            db_version,
-            site: self.site,
-            seq: self.next_seq(),
-        }
+        Stamp { batch: self.batches + 2, db_version, site: self.site, seq: self.next_seq() }
     }
 
     /// Rows found and missed by crsql_commit_alter: stamped at the current db_version, col_version 1.
@@ -255,9 +218,7 @@ impl Replica {
         if inserted.iter().any(|(key, _)| key.len() != width) {
             return Err(OpError::KeyWidth);
         }
-        vanished
-            .iter()
-            .for_each(|key| _ = t.rows.remove(&t.identity(key)));
+        vanished.iter().for_each(|key| _ = t.rows.remove(&t.identity(key)));
         let (batch, db_version, site) = (self.batches + 1, self.db_version, self.site);
         let mut seq = 0;
         for (key, values) in inserted {
@@ -272,25 +233,13 @@ impl Replica {
             row.enter(cl, key);
             let mut stamp = || {
                 seq += 1;
-                Stamp {
-                    batch,
-                    db_version,
-                    site,
-                    seq: seq - 1,
-                }
+                Stamp { batch, db_version, site, seq: seq - 1 }
             };
             if cl > 1 || !plain {
                 row.sentinel = Some(stamp());
             }
             for (col, value) in values {
-                row.cells.insert(
-                    col,
-                    Cell {
-                        value,
-                        col_version: 1,
-                        stamp: stamp(),
-                    },
-                );
+                row.cells.insert(col, Cell { value, col_version: 1, stamp: stamp() });
             }
         }
         self.open.altered |= !inserted.is_empty();
@@ -306,22 +255,14 @@ fn next_life(cl: u32) -> u32 {
 
 fn columns(t: &Table, set: &Set) -> Result<BTreeMap<ColId, Value>, OpError> {
     let one = |(name, value): &(String, Value)| {
-        Ok((
-            schema::find(&t.columns, name).ok_or(OpError::NoColumn)?,
-            value.clone(),
-        ))
+        Ok((schema::find(&t.columns, name).ok_or(OpError::NoColumn)?, value.clone()))
     };
     set.iter().map(one).collect()
 }
 
 fn check_not_null(t: &Table, set: &BTreeMap<ColId, Value>) -> Result<(), OpError> {
-    let null =
-        |(id, def): (ColId, &ColumnDef)| def.not_null && set.get(&id).is_some_and(Value::is_null);
-    if t.live_columns().into_iter().any(null) {
-        Err(OpError::NotNull)
-    } else {
-        Ok(())
-    }
+    let null = |(id, def): (ColId, &ColumnDef)| def.not_null && set.get(&id).is_some_and(Value::is_null);
+    if t.live_columns().into_iter().any(null) { Err(OpError::NotNull) } else { Ok(()) }
 }
 
 /// The values of all live columns of a new row, in order.

@@ -74,9 +74,7 @@ impl<'a> World<'a> {
         let schema = self.replicas[who].schema();
         let (table, set, insert) = match &mut op {
             Op::Insert { table, values, .. } => (table, values, true),
-            Op::CommitAlter {
-                table, inserted, ..
-            } => (table, &mut inserted[0].1, true),
+            Op::CommitAlter { table, inserted, .. } => (table, &mut inserted[0].1, true),
             Op::Update { table, set, .. } | Op::SetKey { table, set, .. } => (table, set, false),
             _ => return op,
         };
@@ -109,13 +107,11 @@ impl<'a> World<'a> {
             Step::Wait(ms) => {
                 self.elapsed_ms += ms;
                 for who in 0..self.replicas.len() {
-                    self.replicas[who].now_ms =
-                        rejoin_crdt::hlc::EPOCH_MS + self.elapsed_ms + self.skew(who);
+                    self.replicas[who].now_ms = rejoin_crdt::hlc::EPOCH_MS + self.elapsed_ms + self.skew(who);
                 }
             }
             Step::Backup(who) => {
-                self.backups
-                    .insert(*who, (self.replicas[*who].clone(), self.migrated[*who]));
+                self.backups.insert(*who, (self.replicas[*who].clone(), self.migrated[*who]));
             }
             Step::Restore(who) => {
                 if let Some((backup, migrated)) = self.backups.get(who).cloned() {
@@ -153,10 +149,7 @@ impl<'a> World<'a> {
     }
 
     fn detour(&mut self, who: usize) {
-        let there = self.replicas[who]
-            .schema()
-            .get("t")
-            .is_some_and(|c| c.iter().any(|c| c == "d"));
+        let there = self.replicas[who].schema().get("t").is_some_and(|c| c.iter().any(|c| c == "d"));
         let (column, to) = if there { ("d", "x") } else { ("x", "d") };
         let (table, column, to) = ("t".to_owned(), column.to_owned(), to.to_owned());
         let _ = self.replicas[who].apply(Op::RenameColumn { table, column, to });
@@ -198,10 +191,7 @@ impl<'a> World<'a> {
         }
         let nonce = self.nonces.draw();
         let to = &mut self.replicas[to];
-        let stored = changes
-            .iter()
-            .filter(|c| to.insert_change(c).expect("an honest change"))
-            .count();
+        let stored = changes.iter().filter(|c| to.insert_change(c).expect("an honest change")).count();
         to.commit(nonce);
         stored
     }
@@ -214,15 +204,9 @@ impl<'a> World<'a> {
             match meeting {
                 Meeting::Fine => {
                     let cut = self.replicas[from].cut_for(self.replicas[to].vector());
-                    return self.replicas[to]
-                        .apply_cut(&cut)
-                        .map_err(|why| format!("{why:?}"));
+                    return self.replicas[to].apply_cut(&cut).map_err(|why| format!("{why:?}"));
                 }
-                Meeting::Fork {
-                    site,
-                    common,
-                    gives_way,
-                } => {
+                Meeting::Fork { site, common, gives_way } => {
                     self.replicas[side(gives_way)].give_way(site, common, id, nonce);
                 }
                 Meeting::RolledBack(who) => self.replicas[side(who)].take_new_id(id),
@@ -265,11 +249,7 @@ impl<'a> World<'a> {
             }
         }
         for who in 0..self.replicas.len() {
-            if self.replicas[who]
-                .schema()
-                .get("t")
-                .is_some_and(|c| c.iter().any(|c| c == "d"))
-            {
+            if self.replicas[who].schema().get("t").is_some_and(|c| c.iter().any(|c| c == "d")) {
                 self.detour(who);
             }
         }
@@ -294,11 +274,7 @@ fn as_sqlite(r: &mut Replica, op: Op) -> Check {
     let (table, expected) = match plain(r, &op) {
         Some((table, rows)) => (table, rows),
         None => {
-            return if r.apply(op).is_ok() {
-                Err("it should have failed".into())
-            } else {
-                Ok(())
-            };
+            return if r.apply(op).is_ok() { Err("it should have failed".into()) } else { Ok(()) };
         }
     };
     match r.apply(op.clone()) {
@@ -316,9 +292,7 @@ fn plain(r: &Replica, op: &Op) -> Option<(String, Rows)> {
     let (table, key) = match op {
         Op::Insert { table, key, .. } | Op::Update { table, key, .. } => (table, key),
         Op::SetKey { table, key, .. } | Op::Delete { table, key } => (table, key),
-        Op::CommitAlter {
-            table, inserted, ..
-        } => (table, &inserted[0].0),
+        Op::CommitAlter { table, inserted, .. } => (table, &inserted[0].0),
         _ => return None,
     };
     let (mut rows, columns) = (r.rows(table)?, r.columns(table)?);
@@ -326,22 +300,15 @@ fn plain(r: &Replica, op: &Op) -> Option<(String, Rows)> {
     let fill = |key: &[Value], rest: &[Value], set: &[(String, Value)]| -> Option<Vec<Value>> {
         let mut row = key.to_vec();
         for (column, old) in columns.iter().zip(rest) {
-            let new = set
-                .iter()
-                .find(|(name, _)| column.name.eq_ignore_ascii_case(name));
+            let new = set.iter().find(|(name, _)| column.name.eq_ignore_ascii_case(name));
             row.push(new.map_or(old, |(_, value)| value).clone());
         }
-        let nulls = columns
-            .iter()
-            .zip(&row[key.len()..])
-            .any(|(c, v)| c.not_null && v.is_null());
+        let nulls = columns.iter().zip(&row[key.len()..]).any(|(c, v)| c.not_null && v.is_null());
         (!nulls).then_some(row)
     };
     let defaults: Vec<Value> = columns.iter().map(|c| c.default.clone()).collect();
     match op {
-        Op::Insert {
-            values, or_replace, ..
-        } => {
+        Op::Insert { values, or_replace, .. } => {
             if rows.contains_key(&id) && !or_replace {
                 return None;
             }
@@ -349,10 +316,7 @@ fn plain(r: &Replica, op: &Op) -> Option<(String, Rows)> {
         }
         Op::CommitAlter { inserted, .. } => {
             // A living row that is hidden is in the way as a shown one.
-            let hidden = r
-                .metadata()
-                .iter()
-                .any(|(at, m)| at.0 == *table && at.1 == id && m.cl & 1 == 1);
+            let hidden = r.metadata().iter().any(|(at, m)| at.0 == *table && at.1 == id && m.cl & 1 == 1);
             if rows.contains_key(&id) || hidden {
                 return None;
             }
@@ -365,12 +329,7 @@ fn plain(r: &Replica, op: &Op) -> Option<(String, Rows)> {
                 *row = fill(key, rest, set)?;
             }
         }
-        Op::SetKey {
-            to,
-            set,
-            or_replace,
-            ..
-        } => {
+        Op::SetKey { to, set, or_replace, .. } => {
             if let Some(row) = rows.get(&id).cloned() {
                 let row = fill(to, &row[key.len()..], set)?;
                 let target = r.identity(table, to)?;
@@ -396,10 +355,7 @@ fn same_tables(a: &Replica, b: &Replica) -> Check {
     for table in a.schema().keys() {
         let (mine, theirs) = (a.rows(table), b.rows(table));
         if mine != theirs {
-            return Err(format!(
-                "{table} of {} {mine:?}\n{table} of {} {theirs:?}",
-                a.site, b.site
-            ));
+            return Err(format!("{table} of {} {mine:?}\n{table} of {} {theirs:?}", a.site, b.site));
         }
     }
     Ok(())
@@ -413,19 +369,10 @@ fn same_metadata(a: &Replica, b: &Replica, agree: Agree) -> Check {
     }
     for (at, meta) in &mine {
         if theirs.get(at) != Some(meta) {
-            return Err(format!(
-                "{at:?} at {} {meta:?}\nat {} {:?}",
-                a.site,
-                b.site,
-                theirs.get(at)
-            ));
+            return Err(format!("{at:?} at {} {meta:?}\nat {} {:?}", a.site, b.site, theirs.get(at)));
         }
     }
-    if mine.len() == theirs.len() {
-        Ok(())
-    } else {
-        Err("metadata of different length".into())
-    }
+    if mine.len() == theirs.len() { Ok(()) } else { Err("metadata of different length".into()) }
 }
 
 /// The last replica reads only, and only from the first, natively: after each commit it shows what the first shows.
@@ -435,9 +382,7 @@ fn check_reader(program: &Program, family: &Family) -> Check {
     for step in &program.steps {
         let touches = match step {
             Step::Write(who, _) => *who == reader,
-            Step::Native { to, .. } | Step::RowWise { to, .. } | Step::Tail { to, .. } => {
-                *to == reader
-            }
+            Step::Native { to, .. } | Step::RowWise { to, .. } | Step::Tail { to, .. } => *to == reader,
             _ => false,
         };
         if !touches {
@@ -461,11 +406,7 @@ fn run(program: &Program, family: &Family, native: bool, agree: Agree) -> Check 
 }
 
 fn property(name: &str, cases: u64, family: Family, check: impl Fn(&Program, &Family) -> Check) {
-    let number = |name| {
-        std::env::var(name)
-            .ok()
-            .map(|v: String| v.parse::<u64>().expect("a number"))
-    };
+    let number = |name| std::env::var(name).ok().map(|v: String| v.parse::<u64>().expect("a number"));
     let cases = number("REJOIN_CASES").unwrap_or(cases);
     let seeds = match number("REJOIN_SEED") {
         Some(seed) => seed..=seed,
@@ -480,14 +421,9 @@ fn property(name: &str, cases: u64, family: Family, check: impl Fn(&Program, &Fa
         if fails(&program).is_some() {
             let (program, how) = program.shrink(&fails);
             let steps: Vec<String> = program.steps.iter().map(|s| format!("  {s:?}")).collect();
-            let program = Program {
-                steps: Vec::new(),
-                ..program
-            };
+            let program = Program { steps: Vec::new(), ..program };
             let steps = steps.join("\n");
-            panic!(
-                "{how}\n{program:?}\n{steps}\nREJOIN_SEED={seed} cargo test -p rejoin-sim {name}"
-            );
+            panic!("{how}\n{program:?}\n{steps}\nREJOIN_SEED={seed} cargo test -p rejoin-sim {name}");
         }
     }
 }
@@ -496,136 +432,68 @@ const CASES: u64 = 800;
 
 #[test]
 fn row_wise() {
-    let family = Family {
-        row_wise: true,
-        ..Family::default()
-    };
-    property("row_wise", CASES, family, |p, f| {
-        run(p, f, false, Agree::All)
-    });
+    let family = Family { row_wise: true, ..Family::default() };
+    property("row_wise", CASES, family, |p, f| run(p, f, false, Agree::All));
 }
 
 #[test]
 fn gaps_heal() {
-    let family = Family {
-        row_wise: true,
-        native: true,
-        tails: true,
-        ..Family::default()
-    };
-    property("gaps_heal", CASES, family, |p, f| {
-        run(p, f, true, Agree::All)
-    });
+    let family = Family { row_wise: true, native: true, tails: true, ..Family::default() };
+    property("gaps_heal", CASES, family, |p, f| run(p, f, true, Agree::All));
 }
 
 #[test]
 fn renames_of_one_replica_alone() {
-    let family = Family {
-        native: true,
-        detours: true,
-        tails: true,
-        ..Family::default()
-    };
-    property("renames_of_one_replica_alone", CASES, family, |p, f| {
-        run(p, f, true, Agree::All)
-    });
+    let family = Family { native: true, detours: true, tails: true, ..Family::default() };
+    property("renames_of_one_replica_alone", CASES, family, |p, f| run(p, f, true, Agree::All));
 }
 
 #[test]
 fn native() {
-    let family = Family {
-        native: true,
-        ..Family::default()
-    };
+    let family = Family { native: true, ..Family::default() };
     property("native", CASES, family, |p, f| run(p, f, true, Agree::All));
 }
 
 #[test]
 fn row_wise_and_native_mixed() {
-    let family = Family {
-        row_wise: true,
-        native: true,
-        ..Family::default()
-    };
-    property("row_wise_and_native_mixed", CASES, family, |p, f| {
-        run(p, f, true, Agree::All)
-    });
+    let family = Family { row_wise: true, native: true, ..Family::default() };
+    property("row_wise_and_native_mixed", CASES, family, |p, f| run(p, f, true, Agree::All));
 }
 
 #[test]
 fn schema_changes() {
-    let family = Family {
-        native: true,
-        migrations: Migrations::Any,
-        ..Family::default()
-    };
-    property("schema_changes", CASES, family, |p, f| {
-        run(p, f, true, Agree::Cells)
-    });
+    let family = Family { native: true, migrations: Migrations::Any, ..Family::default() };
+    property("schema_changes", CASES, family, |p, f| run(p, f, true, Agree::Cells));
 }
 
 #[test]
 fn schema_changes_and_row_wise() {
     let migrations = Migrations::FreshNames;
-    let family = Family {
-        row_wise: true,
-        native: true,
-        migrations,
-        ..Family::default()
-    };
-    property("schema_changes_and_row_wise", CASES, family, |p, f| {
-        run(p, f, true, Agree::Cells)
-    });
+    let family = Family { row_wise: true, native: true, migrations, ..Family::default() };
+    property("schema_changes_and_row_wise", CASES, family, |p, f| run(p, f, true, Agree::Cells));
 }
 
 #[test]
 fn forks_and_rollbacks() {
-    let family = Family {
-        native: true,
-        forks: true,
-        tails: true,
-        ..Family::default()
-    };
-    property("forks_and_rollbacks", CASES, family, |p, f| {
-        run(p, f, true, Agree::Tables)
-    });
+    let family = Family { native: true, forks: true, tails: true, ..Family::default() };
+    property("forks_and_rollbacks", CASES, family, |p, f| run(p, f, true, Agree::Tables));
 }
 
 #[test]
 fn collection_with_a_late_peer() {
-    let family = Family {
-        native: true,
-        collection: true,
-        tails: true,
-        ..Family::default()
-    };
-    property("collection_with_a_late_peer", CASES, family, |p, f| {
-        run(p, f, true, Agree::Tables)
-    });
+    let family = Family { native: true, collection: true, tails: true, ..Family::default() };
+    property("collection_with_a_late_peer", CASES, family, |p, f| run(p, f, true, Agree::Tables));
 }
 
 #[test]
 fn a_reader_sees_only_states_of_the_sender() {
-    let family = Family {
-        row_wise: true,
-        native: true,
-        ..Family::default()
-    };
-    property(
-        "a_reader_sees_only_states_of_the_sender",
-        CASES,
-        family,
-        check_reader,
-    );
+    let family = Family { row_wise: true, native: true, ..Family::default() };
+    property("a_reader_sees_only_states_of_the_sender", CASES, family, check_reader);
 }
 
 #[test]
 fn a_reader_sees_only_states_of_the_sender_through_schema_changes() {
-    let family = Family {
-        native: true,
-        migrations: Migrations::Any,
-        ..Family::default()
-    };
+    let family = Family { native: true, migrations: Migrations::Any, ..Family::default() };
     let name = "a_reader_sees_only_states_of_the_sender_through_schema_changes";
     property(name, CASES, family, check_reader);
 }

@@ -40,8 +40,7 @@ impl Db {
     /// before the host has keyed its file.
     pub fn arm_close_hook(&self, name: &str) -> Result<()> {
         let name = name.replace('"', "\"\"");
-        self.prepare_transient(&format!("SELECT 1 FROM \"{name}\""))
-            .map(drop)
+        self.prepare_transient(&format!("SELECT 1 FROM \"{name}\"")).map(drop)
     }
 }
 

@@ -88,11 +88,7 @@ impl Db {
     }
 
     pub(crate) fn check(&self, code: c_int) -> Result<()> {
-        if code == ffi::SQLITE_OK {
-            Ok(())
-        } else {
-            Err(self.error(code))
-        }
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.error(code)) }
     }
 
     // ---- statements ----
@@ -111,23 +107,19 @@ impl Db {
         let (stmt, rest) = self.prepare_next(sql, flags)?;
         // More text than one statement would be ignored in silence; blanks and comments prepare to nothing.
         if !rest.trim().is_empty() && self.prepare_next(rest, 0)?.0.is_some() {
-            return Err(Error::new(
-                ffi::SQLITE_MISUSE,
-                "more than one statement where one was expected",
-            ));
+            return Err(Error::new(ffi::SQLITE_MISUSE, "more than one statement where one was expected"));
         }
         stmt.ok_or_else(|| Error::new(ffi::SQLITE_MISUSE, "no statement in the SQL text"))
     }
 
     /// The first statement of `sql` (None if there are only blanks and comments) and the text after it.
     fn prepare_next<'s>(&self, sql: &'s str, flags: u32) -> Result<(Option<Stmt>, &'s str)> {
-        let len = c_int::try_from(sql.len())
-            .map_err(|_| Error::new(ffi::SQLITE_TOOBIG, "statement too long"))?;
+        let len =
+            c_int::try_from(sql.len()).map_err(|_| Error::new(ffi::SQLITE_TOOBIG, "statement too long"))?;
         let (mut raw, mut tail) = (ptr::null_mut(), ptr::null());
         let start = sql.as_ptr().cast::<c_char>();
         // SAFETY: `sql` has `len` bytes; the two out-parameters are ours.
-        let code =
-            unsafe { ffi::sqlite3_prepare_v3(self.0, start, len, flags, &mut raw, &mut tail) };
+        let code = unsafe { ffi::sqlite3_prepare_v3(self.0, start, len, flags, &mut raw, &mut tail) };
         self.check(code)?;
         // SAFETY: SQLite has just made the statement and given it to us.
         let stmt = NonNull::new(raw).map(|raw| unsafe { Stmt::from_raw(raw) });
@@ -194,13 +186,8 @@ impl Db {
         let mut version = 0_u32;
         let out = ptr::from_mut(&mut version).cast::<c_void>();
         // SAFETY: this file control writes one unsigned int.
-        let code =
-            unsafe { ffi::sqlite3_file_control(self.0, MAIN, ffi::SQLITE_FCNTL_DATA_VERSION, out) };
-        if code == ffi::SQLITE_OK {
-            Ok(version)
-        } else {
-            Err(Error::new(code, error_string(code)))
-        }
+        let code = unsafe { ffi::sqlite3_file_control(self.0, MAIN, ffi::SQLITE_FCNTL_DATA_VERSION, out) };
+        if code == ffi::SQLITE_OK { Ok(version) } else { Err(Error::new(code, error_string(code))) }
     }
 
     pub fn is_readonly(&self) -> bool {
@@ -243,9 +230,8 @@ impl Db {
         let mut now: c_int = 0;
         let out = ptr::from_mut(&mut now);
         // SAFETY: this option takes an int (negative: only ask) and a pointer to the int that tells the result.
-        let code = unsafe {
-            ffi::sqlite3_db_config(self.0, ffi::SQLITE_DBCONFIG_ENABLE_TRIGGER, wanted, out)
-        };
+        let code =
+            unsafe { ffi::sqlite3_db_config(self.0, ffi::SQLITE_DBCONFIG_ENABLE_TRIGGER, wanted, out) };
         self.check(code)?;
         Ok(now != 0)
     }

@@ -18,10 +18,7 @@ pub type Result<T> = std::result::Result<T, Error>;
 impl Error {
     #[cold]
     pub fn new(code: i32, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: message.into(),
-        }
+        Self { code, message: message.into() }
     }
 
     /// A plain `SQLITE_ERROR` with a sentence.
@@ -45,10 +42,7 @@ impl Error {
 
     /// The code as SQLite must see it: a callback that failed never reports success.
     pub(crate) fn code_for_sqlite(&self) -> i32 {
-        if matches!(
-            self.primary_code(),
-            ffi::SQLITE_OK | ffi::SQLITE_ROW | ffi::SQLITE_DONE
-        ) {
+        if matches!(self.primary_code(), ffi::SQLITE_OK | ffi::SQLITE_ROW | ffi::SQLITE_DONE) {
             return ffi::SQLITE_ERROR;
         }
         self.code
@@ -87,12 +81,7 @@ impl From<Error> for rusqlite::Error {
 
 /// The name of a result code; of its primary code if the extended one has none here.
 pub fn code_name(code: i32) -> Option<&'static str> {
-    let find = |wanted: i32| {
-        CODES
-            .iter()
-            .find(|(c, _)| *c == wanted)
-            .map(|(_, name)| *name)
-    };
+    let find = |wanted: i32| CODES.iter().find(|(c, _)| *c == wanted).map(|(_, name)| *name);
     find(code).or_else(|| find(code & 0xff))
 }
 
@@ -134,21 +123,12 @@ pub const CODES: &[(i32, &str)] = &[
     (ffi::SQLITE_LOCKED_SHAREDCACHE, "SQLITE_LOCKED_SHAREDCACHE"),
     (ffi::SQLITE_READONLY_DBMOVED, "SQLITE_READONLY_DBMOVED"),
     (ffi::SQLITE_CONSTRAINT_CHECK, "SQLITE_CONSTRAINT_CHECK"),
-    (
-        ffi::SQLITE_CONSTRAINT_FOREIGNKEY,
-        "SQLITE_CONSTRAINT_FOREIGNKEY",
-    ),
+    (ffi::SQLITE_CONSTRAINT_FOREIGNKEY, "SQLITE_CONSTRAINT_FOREIGNKEY"),
     (ffi::SQLITE_CONSTRAINT_NOTNULL, "SQLITE_CONSTRAINT_NOTNULL"),
-    (
-        ffi::SQLITE_CONSTRAINT_PRIMARYKEY,
-        "SQLITE_CONSTRAINT_PRIMARYKEY",
-    ),
+    (ffi::SQLITE_CONSTRAINT_PRIMARYKEY, "SQLITE_CONSTRAINT_PRIMARYKEY"),
     (ffi::SQLITE_CONSTRAINT_ROWID, "SQLITE_CONSTRAINT_ROWID"),
     (ffi::SQLITE_CONSTRAINT_TRIGGER, "SQLITE_CONSTRAINT_TRIGGER"),
     (ffi::SQLITE_CONSTRAINT_UNIQUE, "SQLITE_CONSTRAINT_UNIQUE"),
     (ffi::SQLITE_CONSTRAINT_VTAB, "SQLITE_CONSTRAINT_VTAB"),
-    (
-        ffi::SQLITE_CONSTRAINT_DATATYPE,
-        "SQLITE_CONSTRAINT_DATATYPE",
-    ),
+    (ffi::SQLITE_CONSTRAINT_DATATYPE, "SQLITE_CONSTRAINT_DATATYPE"),
 ];

@@ -48,6 +48,5 @@ pub use preupdate::{Preupdate, PreupdateGuard, PreupdateOp};
 pub use stmt::{Bound, Stmt};
 pub use value::{Arg, Args};
 pub use vtab::{
-    Change, Conflict, Constraint, ConstraintOp, IndexInfo, ModuleKind, OrderBy, Risk, VTab,
-    VTabCursor,
+    Change, Conflict, Constraint, ConstraintOp, IndexInfo, ModuleKind, OrderBy, Risk, VTab, VTabCursor,
 };

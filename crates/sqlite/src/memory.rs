@@ -35,9 +35,5 @@ pub(crate) unsafe fn owned(raw: *const c_char) -> Option<String> {
         return None;
     }
     // SAFETY: not null, and the caller vouches for the rest.
-    Some(
-        unsafe { CStr::from_ptr(raw) }
-            .to_string_lossy()
-            .into_owned(),
-    )
+    Some(unsafe { CStr::from_ptr(raw) }.to_string_lossy().into_owned())
 }

@@ -135,11 +135,7 @@ impl Preupdate<'_> {
     #[inline]
     fn arg(&self, code: c_int, value: *mut ffi::sqlite3_value) -> Result<Arg<'_>> {
         if code != ffi::SQLITE_OK || value.is_null() {
-            return Err(self.db.error(if code == ffi::SQLITE_OK {
-                ffi::SQLITE_NOMEM
-            } else {
-                code
-            }));
+            return Err(self.db.error(if code == ffi::SQLITE_OK { ffi::SQLITE_NOMEM } else { code }));
         }
         // SAFETY: SQLite keeps the value until the hook returns, which `self` does not outlive.
         Ok(unsafe { Arg::from_raw(value) })
@@ -219,21 +215,14 @@ impl Db {
         f: fn(&S, &Preupdate<'_>),
     ) -> Result<PreupdateGuard> {
         let slot = Box::into_raw(Box::new(Slot { state, call: f })).cast::<c_void>();
-        let guard = PreupdateGuard {
-            db: *self,
-            slot,
-            call: call::<S>,
-            drop_slot: drop_box::<Slot<S>>,
-        };
+        let guard = PreupdateGuard { db: *self, slot, call: call::<S>, drop_slot: drop_box::<Slot<S>> };
         // SAFETY: the slot's S is the trampoline's, and the guard keeps it as long as SQLite knows it.
         let before = unsafe { ffi::sqlite3_preupdate_hook(self.as_ptr(), Some(call::<S>), slot) };
         if before.is_null() {
             return Ok(guard);
         }
         drop(guard);
-        Err(Error::msg(
-            "the preupdate hook of this connection was taken; it has been removed",
-        ))
+        Err(Error::msg("the preupdate hook of this connection was taken; it has been removed"))
     }
 }
 
@@ -251,15 +240,7 @@ unsafe extern "C" fn call<S: 'static>(
     let (state, call, change) = unsafe {
         let slot = &*data.cast::<Slot<S>>();
         let (db, op) = (Db::from_raw(db), op_of(op));
-        let change = Preupdate {
-            db,
-            op,
-            db_name,
-            table,
-            old_rowid,
-            new_rowid,
-            _lent: PhantomData,
-        };
+        let change = Preupdate { db, op, db_name, table, old_rowid, new_rowid, _lent: PhantomData };
         (Rc::clone(&slot.state), slot.call, change)
     };
     guard_quiet(|| call(&state, &change));

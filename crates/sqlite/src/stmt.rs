@@ -45,11 +45,7 @@ impl Stmt {
 
     #[inline]
     fn check(&self, code: c_int) -> Result<()> {
-        if code == ffi::SQLITE_OK {
-            Ok(())
-        } else {
-            Err(self.error(code))
-        }
+        if code == ffi::SQLITE_OK { Ok(()) } else { Err(self.error(code)) }
     }
 
     // ---- binding: parameters count from 1; the bytes of text and blobs are copied ----
@@ -167,13 +163,9 @@ impl Stmt {
             match *value {
                 // SAFETY: `params` outlives this call, and BoundGuard clears the bindings before it ends. `f`
                 // cannot take the statement away: it sees it through Bound, which does not give it up.
-                ValueRef::Text(v) => unsafe {
-                    bound.0.bind_bytes(i, v, true, ffi::SQLITE_STATIC())
-                },
+                ValueRef::Text(v) => unsafe { bound.0.bind_bytes(i, v, true, ffi::SQLITE_STATIC()) },
                 // SAFETY: as above.
-                ValueRef::Blob(v) => unsafe {
-                    bound.0.bind_bytes(i, v, false, ffi::SQLITE_STATIC())
-                },
+                ValueRef::Blob(v) => unsafe { bound.0.bind_bytes(i, v, false, ffi::SQLITE_STATIC()) },
                 plain => bound.0.bind(i, plain),
             }?;
         }
@@ -196,13 +188,7 @@ impl Stmt {
         params: &[ValueRef<'_>],
         f: impl FnOnce(&Stmt) -> Result<R>,
     ) -> Result<Option<R>> {
-        self.with_bound(params, |stmt| {
-            if stmt.step()? {
-                f(stmt).map(Some)
-            } else {
-                Ok(None)
-            }
-        })
+        self.with_bound(params, |stmt| if stmt.step()? { f(stmt).map(Some) } else { Ok(None) })
     }
 
     // ---- columns: count from 0; beyond the last one, or without a row, everything is NULL ----

@@ -20,10 +20,7 @@ impl<'a> Arg<'a> {
     /// `raw` is a value of SQLite that nobody changes or frees during `'a`.
     #[inline]
     pub(crate) unsafe fn from_raw(raw: *mut ffi::sqlite3_value) -> Self {
-        Self {
-            raw,
-            _lent: PhantomData,
-        }
+        Self { raw, _lent: PhantomData }
     }
 
     #[inline]

@@ -19,38 +19,16 @@ fn key(id: i64) -> Vec<u8> {
 }
 
 fn write(keys: &[Vec<u8>], texts: &[String], compress: bool) -> Result<Vec<u8>> {
-    let mut w = Writer::new(Header {
-        site: SiteId([7; 16]),
-        lineage: None,
-    });
+    let mut w = Writer::new(Header { site: SiteId([7; 16]), lineage: None });
     let site = w.site(&SiteId([7; 16]));
-    let transaction = Transaction {
-        origin: site,
-        version: 1,
-        clock: 1,
-        nonce: 2,
-        chain: 3,
-        relay: false,
-        db_version: 1,
-    };
+    let transaction =
+        Transaction { origin: site, version: 1, clock: 1, nonce: 2, chain: 3, relay: false, db_version: 1 };
     let index = w.transaction(transaction);
     w.begin_table("item", &["id"], &["title", "stock", "price", "note"])?;
-    let stamp = Stamp {
-        col_version: 1,
-        db_version: i64::from(index),
-        site,
-    };
+    let stamp = Stamp { col_version: 1, db_version: i64::from(index), site };
     let cols = ColSet::from_low(0b1111);
-    let mut record = RowRecord {
-        cl: 1,
-        ..RowRecord::default()
-    };
-    record.groups.push(GroupRecord {
-        live: cols.clone(),
-        cols,
-        stamp,
-        seq: 0,
-    });
+    let mut record = RowRecord { cl: 1, ..RowRecord::default() };
+    record.groups.push(GroupRecord { live: cols.clone(), cols, stamp, seq: 0 });
     for (i, (key, text)) in keys.iter().zip(texts).enumerate() {
         record.groups[0].seq = i as i64 * 4;
         let price = (i % 5000) as f64 / 100.0;
@@ -83,24 +61,18 @@ fn best_ms<T>(mut run: impl FnMut() -> T) -> f64 {
         black_box(run());
         start.elapsed().as_secs_f64() * 1e3
     };
-    (0..15)
-        .map(|_| once(&mut run))
-        .fold(f64::INFINITY, f64::min)
+    (0..15).map(|_| once(&mut run)).fold(f64::INFINITY, f64::min)
 }
 
 fn main() -> Result<()> {
     let keys: Vec<Vec<u8>> = (1..=ROWS).map(key).collect();
-    let texts: Vec<String> = (0..ROWS)
-        .map(|i| format!("title of the book number {i}"))
-        .collect();
+    let texts: Vec<String> = (0..ROWS).map(|i| format!("title of the book number {i}")).collect();
     for compress in [false, true] {
         let bytes = write(&keys, &texts, compress)?;
         let write_ms = best_ms(|| write(&keys, &texts, compress));
         let read_ms = best_ms(|| read(&bytes));
         let size = bytes.len() as f64 / ROWS as f64;
-        println!(
-            "compress {compress}: write {write_ms:.1} ms, read {read_ms:.1} ms, {size:.1} bytes a row"
-        );
+        println!("compress {compress}: write {write_ms:.1} ms, read {read_ms:.1} ms, {size:.1} bytes a row");
     }
     Ok(())
 }

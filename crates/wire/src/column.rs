@@ -52,11 +52,7 @@ pub(crate) struct Ints<'a> {
 
 impl<'a> Ints<'a> {
     pub(crate) fn new(bytes: &'a [u8], differences: bool) -> Ints<'a> {
-        Ints {
-            input: Input::new(bytes),
-            differences,
-            last: 0,
-        }
+        Ints { input: Input::new(bytes), differences, last: 0 }
     }
 
     #[inline]
@@ -101,10 +97,7 @@ impl ColumnWriter {
     #[inline]
     fn sized(&mut self, tag: u8, bytes: &[u8]) -> Result<()> {
         if bytes.len() > VALUE_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "bytes of a value",
-                limit: VALUE_BYTES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "bytes of a value", limit: VALUE_BYTES_MAX as u64 });
         }
         self.tag(tag);
         varint::put(&mut self.lengths, bytes.len() as u64);
@@ -148,9 +141,7 @@ impl ColumnWriter {
             }
             data.truncate(start);
         }
-        self.reals
-            .iter()
-            .for_each(|v| data.extend_from_slice(&v.to_bits().to_le_bytes()));
+        self.reals.iter().for_each(|v| data.extend_from_slice(&v.to_bits().to_le_bytes()));
         0
     }
 }
@@ -215,22 +206,14 @@ pub(crate) struct ColumnHead {
 
 impl ColumnHead {
     pub(crate) fn read(head: &mut Input<'_>) -> Result<ColumnHead> {
-        let mut out = ColumnHead {
-            types: head.count(1)?,
-            ..ColumnHead::default()
-        };
+        let mut out = ColumnHead { types: head.count(1)?, ..ColumnHead::default() };
         if out.types == 0 {
             return Ok(out);
         }
         (out.ints, out.ints_mode) = stream_head(head)?;
         (out.reals, out.reals_mode) = stream_head(head)?;
-        if out.ints_mode > 1
-            || out.reals_mode == 1
-            || usize::from(out.reals_mode >> 1) > POWERS.len()
-        {
-            return Err(Error::Malformed {
-                what: "unknown form of a number stream",
-            });
+        if out.ints_mode > 1 || out.reals_mode == 1 || usize::from(out.reals_mode >> 1) > POWERS.len() {
+            return Err(Error::Malformed { what: "unknown form of a number stream" });
         }
         out.lengths = head.count(1)?;
         out.bytes = head.count(1)?;
@@ -257,15 +240,7 @@ impl<'a> ColumnReader<'a> {
         };
         let lengths = Input::new(data.take(head.lengths)?);
         let bytes = Input::new(data.take(head.bytes)?);
-        Ok(ColumnReader {
-            types,
-            tag: 0,
-            left: 0,
-            ints,
-            reals,
-            lengths,
-            bytes,
-        })
+        Ok(ColumnReader { types, tag: 0, left: 0, ints, reals, lengths, bytes })
     }
 
     #[inline]
@@ -283,9 +258,7 @@ impl<'a> ColumnReader<'a> {
             TEXT => ValueRef::Text(self.sized()?),
             BLOB => ValueRef::Blob(self.sized()?),
             _ => {
-                return Err(Error::Malformed {
-                    what: "unknown type of a value",
-                });
+                return Err(Error::Malformed { what: "unknown type of a value" });
             }
         })
     }
@@ -294,9 +267,7 @@ impl<'a> ColumnReader<'a> {
         match &mut self.reals {
             Reals::Raw(input) => Ok(f64::from_bits(u64::from_le_bytes(input.array()?))),
             Reals::Decimal(ints, power) => Ok(ints.next()? as f64 / *power),
-            Reals::None => Err(Error::Malformed {
-                what: "a real without its bytes",
-            }),
+            Reals::None => Err(Error::Malformed { what: "a real without its bytes" }),
         }
     }
 
@@ -304,10 +275,7 @@ impl<'a> ColumnReader<'a> {
     fn sized(&mut self) -> Result<&'a [u8]> {
         let len = self.lengths.varint()?;
         if len > VALUE_BYTES_MAX as u64 {
-            return Err(Error::TooLarge {
-                what: "bytes of a value",
-                limit: VALUE_BYTES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "bytes of a value", limit: VALUE_BYTES_MAX as u64 });
         }
         self.bytes.take(len as usize)
     }
@@ -319,8 +287,7 @@ impl<'a> ColumnReader<'a> {
             Reals::Raw(input) => input.is_empty(),
             Reals::Decimal(ints, _) => ints.input.is_empty(),
         };
-        let streams =
-            self.types.is_empty() && self.ints.input.is_empty() && self.lengths.is_empty();
+        let streams = self.types.is_empty() && self.ints.input.is_empty() && self.lengths.is_empty();
         self.left == 0 && streams && reals && self.bytes.is_empty()
     }
 }

@@ -27,10 +27,7 @@ impl fmt::Display for Error {
             Error::NotAChangeset => write!(f, "these bytes are not a changeset"),
             Error::Corrupt => write!(f, "the changeset is damaged: its checksum does not match"),
             Error::UnsupportedVersion { version } => {
-                write!(
-                    f,
-                    "the changeset has format version {version}, which this build does not read"
-                )
+                write!(f, "the changeset has format version {version}, which this build does not read")
             }
             Error::Malformed { what } => write!(f, "the changeset is malformed: {what}"),
             Error::TooLarge { what, limit } => {

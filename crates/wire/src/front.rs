@@ -36,19 +36,14 @@ pub(crate) struct Names {
 pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
     const TOO_LARGE: &str = "bytes of a changeset";
     if bytes.len() > bytes_max {
-        return Err(Error::TooLarge {
-            what: TOO_LARGE,
-            limit: bytes_max as u64,
-        });
+        return Err(Error::TooLarge { what: TOO_LARGE, limit: bytes_max as u64 });
     }
     let magic = bytes.first_chunk::<4>().ok_or(Error::NotAChangeset)?;
     // One bit off is a changeset that was damaged there.
     if (u32::from_le_bytes(*magic) ^ u32::from_le_bytes(MAGIC)).count_ones() > 1 {
         return Err(Error::NotAChangeset);
     }
-    let (content, hash) = bytes
-        .split_last_chunk::<HASH_BYTES>()
-        .ok_or(Error::Corrupt)?;
+    let (content, hash) = bytes.split_last_chunk::<HASH_BYTES>().ok_or(Error::Corrupt)?;
     if content.len() < HEAD_BYTES || checksum(content) != *hash {
         return Err(Error::Corrupt);
     }
@@ -61,31 +56,22 @@ pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
     }
     let flags = input.byte()?;
     if flags & !COMPRESSED != 0 {
-        return Err(Error::Malformed {
-            what: "unknown flags",
-        });
+        return Err(Error::Malformed { what: "unknown flags" });
     }
     if flags & COMPRESSED == 0 {
         return Ok(Cow::Borrowed(input.take(input.len())?));
     }
     let len = input.varint()?;
     if len > bytes_max as u64 {
-        return Err(Error::TooLarge {
-            what: TOO_LARGE,
-            limit: bytes_max as u64,
-        });
+        return Err(Error::TooLarge { what: TOO_LARGE, limit: bytes_max as u64 });
     }
     if len > input.len() as u64 * LZ4_RATIO_MAX {
-        return Err(Error::Malformed {
-            what: "more is promised than the compressed bytes can hold",
-        });
+        return Err(Error::Malformed { what: "more is promised than the compressed bytes can hold" });
     }
     let mut out = vec![0; len as usize];
     match lz4_flex::block::decompress_into(input.take(input.len())?, &mut out) {
         Ok(n) if n == out.len() => Ok(Cow::Owned(out)),
-        _ => Err(Error::Malformed {
-            what: "the compressed bytes cannot be read",
-        }),
+        _ => Err(Error::Malformed { what: "the compressed bytes cannot be read" }),
     }
 }
 
@@ -95,34 +81,26 @@ pub(crate) fn read_header(input: &mut Input<'_>) -> Result<Header> {
         0 => None,
         1 => Some(input.array()?),
         _ => {
-            return Err(Error::Malformed {
-                what: "a lineage that is neither there nor not",
-            });
+            return Err(Error::Malformed { what: "a lineage that is neither there nor not" });
         }
     };
     Ok(Header { site, lineage })
 }
 
 pub(crate) fn read_sites(input: &mut Input<'_>) -> Result<Vec<SiteId>> {
-    (0..input.count(16)?)
-        .map(|_| Ok(SiteId(input.array()?)))
-        .collect()
+    (0..input.count(16)?).map(|_| Ok(SiteId(input.array()?))).collect()
 }
 
 fn site_index(index: u64, sites: usize) -> Result<u32> {
     if index >= sites as u64 {
-        return Err(Error::Malformed {
-            what: "a site that is not listed",
-        });
+        return Err(Error::Malformed { what: "a site that is not listed" });
     }
     Ok(index as u32)
 }
 
 fn version(v: u64) -> Result<u64> {
     if !(1..=VERSION_MAX as u64).contains(&v) {
-        return Err(Error::Malformed {
-            what: "a version out of range",
-        });
+        return Err(Error::Malformed { what: "a version out of range" });
     }
     Ok(v)
 }
@@ -136,29 +114,19 @@ pub(crate) fn read_transactions(input: &mut Input<'_>, sites: usize) -> Result<V
         let head = input.varint()?;
         let origin = site_index(head >> 1, sites)?;
         let grown = input.signed()?;
-        let last = versions.get_mut(origin as usize).ok_or(Error::Malformed {
-            what: "a site that is not listed",
-        })?;
+        let last = versions
+            .get_mut(origin as usize)
+            .ok_or(Error::Malformed { what: "a site that is not listed" })?;
         *last = version(last.wrapping_add(grown as u64))?;
         clock = clock.wrapping_add(input.signed()?);
         db_version = db_version.wrapping_add(input.signed()?);
         if !(0..=VERSION_MAX).contains(&db_version) {
-            return Err(Error::Malformed {
-                what: "a db_version out of range",
-            });
+            return Err(Error::Malformed { what: "a db_version out of range" });
         }
         let nonce = u64::from_le_bytes(input.array()?);
         let chain = u64::from_le_bytes(input.array()?);
         let relay = head & 1 == 1;
-        out.push(Transaction {
-            origin,
-            version: *last,
-            clock,
-            nonce,
-            chain,
-            relay,
-            db_version,
-        });
+        out.push(Transaction { origin, version: *last, clock, nonce, chain, relay, db_version });
     }
     Ok(out)
 }
@@ -172,12 +140,7 @@ pub(crate) fn read_ranges(input: &mut Input<'_>, sites: usize) -> Result<Vec<Emp
         let from = version(input.varint()?)?;
         let to = version(from.saturating_add(input.varint()?))?;
         let chain = u64::from_le_bytes(input.array()?);
-        out.push(EmptyRange {
-            site,
-            from,
-            to,
-            chain,
-        });
+        out.push(EmptyRange { site, from, to, chain });
     }
     Ok(out)
 }
@@ -185,24 +148,16 @@ pub(crate) fn read_ranges(input: &mut Input<'_>, sites: usize) -> Result<Vec<Emp
 pub(crate) fn read_name<'a>(input: &mut Input<'a>) -> Result<&'a str> {
     let bytes = input.sized()?;
     if bytes.len() > NAME_BYTES_MAX {
-        return Err(Error::TooLarge {
-            what: "bytes of a name",
-            limit: NAME_BYTES_MAX as u64,
-        });
+        return Err(Error::TooLarge { what: "bytes of a name", limit: NAME_BYTES_MAX as u64 });
     }
-    str::from_utf8(bytes).map_err(|_| Error::Malformed {
-        what: "a name is not UTF-8",
-    })
+    str::from_utf8(bytes).map_err(|_| Error::Malformed { what: "a name is not UTF-8" })
 }
 
 /// The directory; `payload_len` says where `input` stands in the payload.
 pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<Vec<Entry>> {
     let count = input.count(7)?;
     if count > TABLES_MAX {
-        return Err(Error::TooLarge {
-            what: "tables",
-            limit: TABLES_MAX as u64,
-        });
+        return Err(Error::TooLarge { what: "tables", limit: TABLES_MAX as u64 });
     }
     let mut tables = Vec::with_capacity(count);
     let mut bodies_len = 0usize;
@@ -214,29 +169,17 @@ pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<V
         let body_len = input.count(1)?;
         // Every row has at least one byte in the key stream.
         if rows > body_len as u64 {
-            return Err(Error::Malformed {
-                what: "more rows than bytes",
-            });
+            return Err(Error::Malformed { what: "more rows than bytes" });
         }
         let body = bodies_len..bodies_len + body_len;
         bodies_len = body.end;
-        tables.push(Entry {
-            name: Names { start, count: 1 },
-            keys,
-            columns,
-            rows,
-            body,
-        });
+        tables.push(Entry { name: Names { start, count: 1 }, keys, columns, rows, body });
     }
     if bodies_len != input.len() {
-        return Err(Error::Malformed {
-            what: "the tables do not fill the changeset",
-        });
+        return Err(Error::Malformed { what: "the tables do not fill the changeset" });
     }
     let bodies_start = payload_len - input.len();
-    tables
-        .iter_mut()
-        .for_each(|t| t.body = t.body.start + bodies_start..t.body.end + bodies_start);
+    tables.iter_mut().for_each(|t| t.body = t.body.start + bodies_start..t.body.end + bodies_start);
     Ok(tables)
 }
 
@@ -246,24 +189,16 @@ fn read_columns(input: &mut Input<'_>, payload_len: usize) -> Result<(Names, Nam
     for place in &mut places {
         let count = input.count(1)?;
         if all.len() + count > COLUMNS_MAX {
-            return Err(Error::TooLarge {
-                what: "columns of a table",
-                limit: COLUMNS_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "columns of a table", limit: COLUMNS_MAX as u64 });
         }
-        *place = Names {
-            start: payload_len - input.len(),
-            count,
-        };
+        *place = Names { start: payload_len - input.len(), count };
         for _ in 0..count {
             all.push(read_name(input)?);
         }
     }
     let [keys, columns] = places;
     if keys.count == 0 || has_duplicates(all.into_iter()) {
-        return Err(Error::Malformed {
-            what: "a table without a key, or with two columns of one name",
-        });
+        return Err(Error::Malformed { what: "a table without a key, or with two columns of one name" });
     }
     Ok((keys, columns))
 }

@@ -50,15 +50,10 @@ pub(crate) struct KeyWriter {
 impl KeyWriter {
     pub(crate) fn push(&mut self, key: &[u8]) -> Result<()> {
         if key.is_empty() {
-            return Err(Error::Invalid {
-                what: "an empty key",
-            });
+            return Err(Error::Invalid { what: "an empty key" });
         }
         if key.len() > VALUE_BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "bytes of a key",
-                limit: VALUE_BYTES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "bytes of a key", limit: VALUE_BYTES_MAX as u64 });
         }
         if !self.as_bytes {
             if let Some(v) = unpack_int(key) {
@@ -103,35 +98,19 @@ impl KeyWriter {
 
 #[derive(Debug)]
 pub(crate) enum KeyReader<'a> {
-    Bytes {
-        input: Input<'a>,
-        key: Vec<u8>,
-    },
-    Ints {
-        ints: Ints<'a>,
-        buffer: [u8; 10],
-        start: usize,
-    },
+    Bytes { input: Input<'a>, key: Vec<u8> },
+    Ints { ints: Ints<'a>, buffer: [u8; 10], start: usize },
 }
 
 impl<'a> KeyReader<'a> {
     pub(crate) fn open(mode: u8, bytes: &'a [u8]) -> Result<KeyReader<'a>> {
         match mode {
-            BYTES => Ok(KeyReader::Bytes {
-                input: Input::new(bytes),
-                key: Vec::new(),
-            }),
+            BYTES => Ok(KeyReader::Bytes { input: Input::new(bytes), key: Vec::new() }),
             INTS | INT_DIFFERENCES => {
                 let ints = Ints::new(bytes, mode == INT_DIFFERENCES);
-                Ok(KeyReader::Ints {
-                    ints,
-                    buffer: [0; 10],
-                    start: 0,
-                })
+                Ok(KeyReader::Ints { ints, buffer: [0; 10], start: 0 })
             }
-            _ => Err(Error::Malformed {
-                what: "unknown form of a key stream",
-            }),
+            _ => Err(Error::Malformed { what: "unknown form of a key stream" }),
         }
     }
 
@@ -147,25 +126,17 @@ impl<'a> KeyReader<'a> {
     #[inline]
     pub(crate) fn advance(&mut self) -> Result<()> {
         match self {
-            KeyReader::Ints {
-                ints,
-                buffer,
-                start,
-            } => *start = pack_int(ints.next()?, buffer),
+            KeyReader::Ints { ints, buffer, start } => *start = pack_int(ints.next()?, buffer),
             KeyReader::Bytes { input, key } => {
                 let shared = usize::from(input.byte()?);
                 if shared > key.len() || shared > KEY_SHARED_MAX {
-                    return Err(Error::Malformed {
-                        what: "a key shares more than there is",
-                    });
+                    return Err(Error::Malformed { what: "a key shares more than there is" });
                 }
                 let rest = input.sized()?;
                 key.truncate(shared);
                 key.extend_from_slice(rest);
                 if key.is_empty() || key.len() > VALUE_BYTES_MAX {
-                    return Err(Error::Malformed {
-                        what: "a key is empty or too long",
-                    });
+                    return Err(Error::Malformed { what: "a key is empty or too long" });
                 }
             }
         }
@@ -191,13 +162,7 @@ mod tests {
             let start = pack_int(v, &mut buffer);
             assert_eq!(unpack_int(&buffer[start..]), Some(v), "{v}");
         }
-        for bad in [
-            &[1u8, 1 << 3 | 1, 0][..],
-            &[1, 2 << 3 | 1, 1],
-            &[2, 1, 1],
-            &[1],
-            &[1, 1 << 3 | 3, 65],
-        ] {
+        for bad in [&[1u8, 1 << 3 | 1, 0][..], &[1, 2 << 3 | 1, 1], &[2, 1, 1], &[1], &[1, 1 << 3 | 3, 65]] {
             assert_eq!(unpack_int(bad), None, "{bad:?}");
         }
     }

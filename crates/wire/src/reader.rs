@@ -55,16 +55,7 @@ impl<'a> Reader<'a> {
         let empty_ranges = front::read_ranges(&mut input, sites.len())?;
         let base = front::read_ranges(&mut input, sites.len())?;
         let tables = front::read_tables(&mut input, payload.len())?;
-        Ok(Reader {
-            payload,
-            header,
-            sites,
-            transactions,
-            empty_ranges,
-            base,
-            tables,
-            next: 0,
-        })
+        Ok(Reader { payload, header, sites, transactions, empty_ranges, base, tables, next: 0 })
     }
 
     pub fn header(&self) -> &Header {
@@ -109,9 +100,7 @@ impl<'a> Reader<'a> {
 
     /// The rows of a table by its place in `tables`, from the first row on.
     pub fn table(&self, index: usize) -> Result<TableReader<'_>> {
-        let entry = self.tables.get(index).ok_or(Error::Invalid {
-            what: "a table that is not there",
-        })?;
+        let entry = self.tables.get(index).ok_or(Error::Invalid { what: "a table that is not there" })?;
         let bounds = Bounds {
             transactions: self.transactions.len(),
             sites: self.sites.len(),
@@ -125,9 +114,7 @@ impl<'a> Reader<'a> {
         let names = |names: &Names| {
             let mut input = Input::new(self.payload.get(names.start..).unwrap_or_default());
             // They were read once when the changeset was opened: the fallback is never taken.
-            (0..names.count)
-                .map(|_| front::read_name(&mut input).unwrap_or_default())
-                .collect::<Vec<_>>()
+            (0..names.count).map(|_| front::read_name(&mut input).unwrap_or_default()).collect::<Vec<_>>()
         };
         TableInfo {
             name: names(&entry.name).first().copied().unwrap_or_default(),
@@ -168,31 +155,18 @@ impl<'r> TableReader<'r> {
         let runs_len = input.count(1)?;
         let key_mode = input.byte()?;
         let keys_len = input.count(1)?;
-        let heads: Result<Vec<ColumnHead>> = (0..bounds.columns)
-            .map(|_| ColumnHead::read(&mut input))
-            .collect();
+        let heads: Result<Vec<ColumnHead>> =
+            (0..bounds.columns).map(|_| ColumnHead::read(&mut input)).collect();
         let runs = RunReader::new(input.take(runs_len)?, bounds);
         let keys = KeyReader::open(key_mode, input.take(keys_len)?)?;
-        let columns: Result<Vec<ColumnReader<'r>>> = heads?
-            .iter()
-            .map(|head| ColumnReader::open(head, &mut input))
-            .collect();
+        let columns: Result<Vec<ColumnReader<'r>>> =
+            heads?.iter().map(|head| ColumnReader::open(head, &mut input)).collect();
         let columns = columns?;
         if info.rows > keys_len as u64 || !input.is_empty() {
-            return Err(Error::Malformed {
-                what: "the streams do not fill the table",
-            });
+            return Err(Error::Malformed { what: "the streams do not fill the table" });
         }
         let rows_left = info.rows;
-        let reader = TableReader {
-            info,
-            rows_left,
-            runs,
-            keys,
-            columns,
-            values: Vec::new(),
-            failed: None,
-        };
+        let reader = TableReader { info, rows_left, runs, keys, columns, values: Vec::new(), failed: None };
         reader.check_end()?;
         Ok(reader)
     }
@@ -230,12 +204,7 @@ impl<'r> TableReader<'r> {
             return Err(error);
         }
         let (meta, columns) = (self.runs.record(), self.runs.live());
-        Ok(Some(Row {
-            key: self.keys.current(),
-            meta,
-            values: &self.values,
-            columns,
-        }))
+        Ok(Some(Row { key: self.keys.current(), meta, values: &self.values, columns }))
     }
 
     #[inline]
@@ -245,9 +214,7 @@ impl<'r> TableReader<'r> {
         self.values.clear();
         for &col in self.runs.live() {
             let column = self.columns.get_mut(col as usize);
-            let column = column.ok_or(Error::Malformed {
-                what: "a column that is not listed",
-            })?;
+            let column = column.ok_or(Error::Malformed { what: "a column that is not listed" })?;
             self.values.push(column.next()?);
         }
         self.rows_left -= 1;
@@ -261,9 +228,7 @@ impl<'r> TableReader<'r> {
         }
         let drained = self.columns.iter().all(ColumnReader::is_drained);
         if !drained || !self.runs.is_drained() || !self.keys.is_drained() {
-            return Err(Error::Malformed {
-                what: "bytes left over behind the last row",
-            });
+            return Err(Error::Malformed { what: "bytes left over behind the last row" });
         }
         Ok(())
     }

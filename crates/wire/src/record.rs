@@ -78,11 +78,7 @@ impl RowRecord {
         self.cl == other.cl
             && self.sentinel.is_some() == other.sentinel.is_some()
             && self.groups.len() == other.groups.len()
-            && self
-                .groups
-                .iter()
-                .zip(&other.groups)
-                .all(|(a, b)| a.cols == b.cols && a.live == b.live)
+            && self.groups.iter().zip(&other.groups).all(|(a, b)| a.cols == b.cols && a.live == b.live)
     }
 }
 

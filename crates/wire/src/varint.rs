@@ -45,9 +45,7 @@ pub(crate) struct Input<'a> {
     rest: &'a [u8],
 }
 
-const SHORT: Error = Error::Malformed {
-    what: "a part ends before its content",
-};
+const SHORT: Error = Error::Malformed { what: "a part ends before its content" };
 
 impl<'a> Input<'a> {
     pub(crate) fn new(rest: &'a [u8]) -> Input<'a> {
@@ -104,16 +102,12 @@ impl<'a> Input<'a> {
             if b < 0x80 {
                 // One number, one spelling: no padding with zero groups, no bits beyond the 64th.
                 if (b == 0 && shift > 0) || (shift == 63 && b > 1) {
-                    return Err(Error::Malformed {
-                        what: "a number is not in its shortest form",
-                    });
+                    return Err(Error::Malformed { what: "a number is not in its shortest form" });
                 }
                 return Ok(v);
             }
         }
-        Err(Error::Malformed {
-            what: "a number has more than 64 bits",
-        })
+        Err(Error::Malformed { what: "a number has more than 64 bits" })
     }
 
     #[inline]
@@ -125,9 +119,7 @@ impl<'a> Input<'a> {
     pub(crate) fn count(&mut self, bytes_min: usize) -> Result<usize> {
         let n = self.varint()?;
         if n > (self.rest.len() / bytes_min.max(1)) as u64 {
-            return Err(Error::Malformed {
-                what: "a count is larger than its content",
-            });
+            return Err(Error::Malformed { what: "a count is larger than its content" });
         }
         Ok(n as usize)
     }

@@ -55,10 +55,7 @@ pub(crate) const HASH_BYTES: usize = 16;
 pub(crate) fn checksum(bytes: &[u8]) -> [u8; HASH_BYTES] {
     let hash = blake3::hash(bytes);
     let mut short = [0; HASH_BYTES];
-    short
-        .iter_mut()
-        .zip(hash.as_bytes())
-        .for_each(|(s, h)| *s = *h);
+    short.iter_mut().zip(hash.as_bytes()).for_each(|(s, h)| *s = *h);
     short
 }
 
@@ -138,10 +135,7 @@ impl Writer {
 
     /// About how many bytes `finish` would give without compression: to know when to end a cut.
     pub fn bytes_estimate(&self) -> usize {
-        let table = self
-            .table
-            .as_ref()
-            .map_or(0, |t| t.value_bytes + t.rows as usize * 4);
+        let table = self.table.as_ref().map_or(0, |t| t.value_bytes + t.rows as usize * 4);
         self.bodies.len() + self.directory.len() + self.transactions.len() * 24 + table
     }
 
@@ -154,9 +148,7 @@ impl Writer {
             varint::put_bytes(&mut self.directory, name.as_bytes());
             for names in [keys, columns] {
                 varint::put(&mut self.directory, names.len() as u64);
-                names
-                    .iter()
-                    .for_each(|n| varint::put_bytes(&mut self.directory, n.as_bytes()));
+                names.iter().for_each(|n| varint::put_bytes(&mut self.directory, n.as_bytes()));
             }
             self.table = Some(Table {
                 rows: 0,
@@ -171,37 +163,19 @@ impl Writer {
 
     fn check_table(&self, name: &str, keys: &[&str], columns: &[&str]) -> Result<()> {
         if self.tables >= TABLES_MAX {
-            return Err(Error::TooLarge {
-                what: "tables",
-                limit: TABLES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "tables", limit: TABLES_MAX as u64 });
         }
         if keys.len() + columns.len() > COLUMNS_MAX {
-            return Err(Error::TooLarge {
-                what: "columns of a table",
-                limit: COLUMNS_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "columns of a table", limit: COLUMNS_MAX as u64 });
         }
         if keys.is_empty() {
-            return Err(Error::Invalid {
-                what: "a table without a key",
-            });
+            return Err(Error::Invalid { what: "a table without a key" });
         }
-        if [name]
-            .iter()
-            .chain(keys)
-            .chain(columns)
-            .any(|n| n.len() > NAME_BYTES_MAX)
-        {
-            return Err(Error::TooLarge {
-                what: "bytes of a name",
-                limit: NAME_BYTES_MAX as u64,
-            });
+        if [name].iter().chain(keys).chain(columns).any(|n| n.len() > NAME_BYTES_MAX) {
+            return Err(Error::TooLarge { what: "bytes of a name", limit: NAME_BYTES_MAX as u64 });
         }
         if crate::record::has_duplicates(keys.iter().chain(columns).copied()) {
-            return Err(Error::Invalid {
-                what: "two columns of one name",
-            });
+            return Err(Error::Invalid { what: "two columns of one name" });
         }
         Ok(())
     }
@@ -215,9 +189,7 @@ impl Writer {
     ) -> Result<()> {
         let result = match (&self.failed, &mut self.table) {
             (Some(error), _) => Err(error.clone()),
-            (None, None) => Err(Error::Invalid {
-                what: "a row before any table",
-            }),
+            (None, None) => Err(Error::Invalid { what: "a row before any table" }),
             (None, Some(table)) => {
                 let bounds = Bounds {
                     transactions: self.transactions.len(),
@@ -262,10 +234,7 @@ impl Writer {
         self.put_front(&mut out);
         out.append(&mut self.bodies);
         if out.len() + HASH_BYTES > BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "bytes of a changeset",
-                limit: BYTES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "bytes of a changeset", limit: BYTES_MAX as u64 });
         }
         if compress {
             out = compressed(out);
@@ -279,22 +248,17 @@ impl Writer {
         let sites = self.sites.len();
         let version = |v: u64| (1..=VERSION_MAX as u64).contains(&v);
         let good = self.transactions.iter().all(|t| {
-            (t.origin as usize) < sites
-                && version(t.version)
-                && (0..=VERSION_MAX).contains(&t.db_version)
+            (t.origin as usize) < sites && version(t.version) && (0..=VERSION_MAX).contains(&t.db_version)
         });
         if !good {
-            return Err(Error::Invalid {
-                what: "a transaction with a number out of range",
-            });
+            return Err(Error::Invalid { what: "a transaction with a number out of range" });
         }
         let good = self.empty_ranges.iter().chain(&self.base);
-        if !good.clone().all(|r| {
-            (r.site as usize) < sites && version(r.from) && version(r.to) && r.from <= r.to
-        }) {
-            return Err(Error::Invalid {
-                what: "an empty range with a number out of range",
-            });
+        if !good
+            .clone()
+            .all(|r| (r.site as usize) < sites && version(r.from) && version(r.to) && r.from <= r.to)
+        {
+            return Err(Error::Invalid { what: "an empty range with a number out of range" });
         }
         Ok(())
     }
@@ -303,14 +267,9 @@ impl Writer {
     fn put_front(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.header.site.as_bytes());
         out.push(u8::from(self.header.lineage.is_some()));
-        self.header
-            .lineage
-            .iter()
-            .for_each(|l| out.extend_from_slice(l));
+        self.header.lineage.iter().for_each(|l| out.extend_from_slice(l));
         varint::put(out, self.sites.len() as u64);
-        self.sites
-            .iter()
-            .for_each(|s| out.extend_from_slice(s.as_bytes()));
+        self.sites.iter().for_each(|s| out.extend_from_slice(s.as_bytes()));
         varint::put(out, self.transactions.len() as u64);
         let mut versions = vec![0u64; self.sites.len()];
         let (mut clock, mut db_version) = (0i64, 0i64);
@@ -367,30 +326,19 @@ impl Table {
         self.value_bytes += key.len();
         let mut values = values.into_iter();
         for &col in self.runs.live() {
-            let value = values.next().ok_or(Error::Invalid {
-                what: "fewer values than live columns",
-            })?;
+            let value = values.next().ok_or(Error::Invalid { what: "fewer values than live columns" })?;
             self.value_bytes += match value {
                 ValueRef::Text(b) | ValueRef::Blob(b) => b.len() + 1,
                 _ => 4,
             };
             let column = self.columns.get_mut(col as usize);
-            column
-                .ok_or(Error::Invalid {
-                    what: "a column that is not listed",
-                })?
-                .push(value)?;
+            column.ok_or(Error::Invalid { what: "a column that is not listed" })?.push(value)?;
         }
         if values.next().is_some() {
-            return Err(Error::Invalid {
-                what: "more values than live columns",
-            });
+            return Err(Error::Invalid { what: "more values than live columns" });
         }
         if self.value_bytes > BYTES_MAX {
-            return Err(Error::TooLarge {
-                what: "bytes of a changeset",
-                limit: BYTES_MAX as u64,
-            });
+            return Err(Error::TooLarge { what: "bytes of a changeset", limit: BYTES_MAX as u64 });
         }
         Ok(())
     }
@@ -402,9 +350,7 @@ impl Table {
         varint::put(&mut head, runs.len() as u64);
         data.extend_from_slice(runs);
         self.keys.finish(&mut head, &mut data);
-        self.columns
-            .iter()
-            .for_each(|c| c.finish(&mut head, &mut data));
+        self.columns.iter().for_each(|c| c.finish(&mut head, &mut data));
         out.reserve(head.len() + data.len());
         out.append(&mut head);
         out.append(&mut data);

@@ -4,11 +4,7 @@ use crate::Target;
 use rejoin_crdt::key::{pack, unpack_owned};
 use rejoin_crdt::{Value, ValueRef};
 
-pub const TARGET: Target = Target {
-    name: "key_codec",
-    run,
-    seeds,
-};
+pub const TARGET: Target = Target { name: "key_codec", run, seeds };
 
 fn run(data: &[u8]) {
     decoded(data);
@@ -24,10 +20,7 @@ fn decoded(data: &[u8]) {
     assert!(packed.len() <= data.len(), "packing is minimal, but grew");
     let again = unpack_owned(&packed).expect("what was packed can be read");
     assert_eq!(values, again);
-    assert_eq!(
-        packed,
-        pack(again.iter().map(ValueRef::from)).expect("the same columns")
-    );
+    assert_eq!(packed, pack(again.iter().map(ValueRef::from)).expect("the same columns"));
 }
 
 /// Values of an application, cut out of the bytes.
@@ -51,10 +44,7 @@ fn encoded(data: &[u8]) {
     let packed = pack(values.iter().map(ValueRef::from));
     assert_eq!(packed.is_ok(), values.len() <= 255);
     if let Ok(packed) = packed {
-        assert_eq!(
-            unpack_owned(&packed).expect("what was packed can be read"),
-            values
-        );
+        assert_eq!(unpack_owned(&packed).expect("what was packed can be read"), values);
     }
 }
 
@@ -62,17 +52,10 @@ fn seeds() -> Vec<Vec<u8>> {
     let keys: [&[Value]; 6] = [
         &[],
         &[Value::Int(0)],
-        &[
-            Value::Int(i64::MAX),
-            Value::Int(-1),
-            Value::Int(255),
-            Value::Int(256),
-        ],
+        &[Value::Int(i64::MAX), Value::Int(-1), Value::Int(255), Value::Int(256)],
         &[Value::text("978-0-14-043962-2"), Value::Null],
         &[Value::Blob(vec![0; 16]), Value::Real(1.5)],
         &[Value::Text(vec![b'x'; 300])],
     ];
-    keys.iter()
-        .filter_map(|key| pack(key.iter().map(ValueRef::from)).ok())
-        .collect()
+    keys.iter().filter_map(|key| pack(key.iter().map(ValueRef::from)).ok()).collect()
 }

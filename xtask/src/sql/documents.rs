@@ -23,11 +23,7 @@ pub fn cases(root: &Path) -> Result<Vec<Case>> {
     let mut cases = Vec::new();
     for file in files.iter().filter(|f| f.exists()) {
         let text = fs::read_to_string(file).map_err(|e| format!("{}: {e}", file.display()))?;
-        let name = file
-            .strip_prefix(root)
-            .unwrap_or(file)
-            .display()
-            .to_string();
+        let name = file.strip_prefix(root).unwrap_or(file).display().to_string();
         cases.extend(document(&name, &text)?);
     }
     Ok(cases)
@@ -66,10 +62,7 @@ fn document(name: &str, text: &str) -> Result<Vec<Case>> {
             }
             match (info.trim(), blocks.last_mut()) {
                 ("sql", _) => {
-                    blocks.push(Block {
-                        sql: body,
-                        prints: String::new(),
-                    });
+                    blocks.push(Block { sql: body, prints: String::new() });
                     open_for_text = true;
                 }
                 ("text", Some(block)) if open_for_text => {
@@ -96,12 +89,7 @@ fn case(name: &str, heading: &str, blocks: &[Block]) -> Option<Case> {
     }
     let name = format!("{name} {heading}");
     // A hint for whoever repeats the case by hand comes with the directory; documents are not blessed.
-    Some(Case {
-        name,
-        script,
-        expected: Some(expected),
-        expected_file: None::<PathBuf>,
-    })
+    Some(Case { name, script, expected: Some(expected), expected_file: None::<PathBuf> })
 }
 
 #[cfg(test)]
@@ -113,18 +101,13 @@ mod tests {
         let text = "# A\n```sql\nSELECT 1;\n```\n```text\n1\n```\n```rust\nfn x() {}\n```\n```sql\nSELECT 2;\n```\n\
                     # B\n```sql no-run\nnonsense\n```\n";
         let cases = document("d.md", text).expect("well formed");
-        let [case] = cases.as_slice() else {
-            panic!("one case, not {}", cases.len())
-        };
+        let [case] = cases.as_slice() else { panic!("one case, not {}", cases.len()) };
         assert_eq!(case.name, "d.md A");
         assert_eq!(
             case.script,
             format!(".load ./rejoin\nSELECT 1;\n.print {MARK}\nSELECT 2;\n.print {MARK}\n")
         );
-        assert_eq!(
-            case.expected.as_deref(),
-            Some(format!("1\n{MARK}\n{MARK}\n").as_str())
-        );
+        assert_eq!(case.expected.as_deref(), Some(format!("1\n{MARK}\n{MARK}\n").as_str()));
     }
 
     #[test]

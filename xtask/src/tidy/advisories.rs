@@ -22,29 +22,17 @@ pub fn read(text: &str) -> Result<Vec<Advisory>, String> {
 fn advisory(entry: &toml::Value) -> Result<Advisory, String> {
     let text = |key: &str| {
         let value = entry.get(key).and_then(|v| v.as_str());
-        value
-            .map(str::to_owned)
-            .ok_or_else(|| format!("advisories.toml: `{key}` is missing in {entry:?}"))
+        value.map(str::to_owned).ok_or_else(|| format!("advisories.toml: `{key}` is missing in {entry:?}"))
     };
     let id = text("id")?;
     let ranges = entry.get("affected").and_then(|v| v.as_array());
-    let ranges = ranges
-        .filter(|r| !r.is_empty())
-        .ok_or(format!("{id}: no affected versions"))?;
+    let ranges = ranges.filter(|r| !r.is_empty()).ok_or(format!("{id}: no affected versions"))?;
     let range = |r: &toml::Value| {
-        let text = r
-            .as_str()
-            .ok_or_else(|| format!("{id}: a range is a string"))?;
+        let text = r.as_str().ok_or_else(|| format!("{id}: a range is a string"))?;
         VersionReq::parse(text).map_err(|e| format!("{id}: {text}: {e}"))
     };
     let affected = ranges.iter().map(range).collect::<Result<_, _>>()?;
-    Ok(Advisory {
-        package: text("package")?,
-        affected,
-        title: text("title")?,
-        source: text("source")?,
-        id,
-    })
+    Ok(Advisory { package: text("package")?, affected, title: text("title")?, source: text("source")?, id })
 }
 
 pub fn check(advisories: &[Advisory], packages: &[Package]) -> Vec<Finding> {
@@ -52,28 +40,15 @@ pub fn check(advisories: &[Advisory], packages: &[Package]) -> Vec<Finding> {
     for package in packages.iter().filter(|p| !p.ours) {
         let place = format!("{} {}", package.name, package.version);
         let Ok(mut version) = Version::parse(&package.version) else {
-            findings.push(Finding {
-                place,
-                message: "a version that is none".to_owned(),
-            });
+            findings.push(Finding { place, message: "a version that is none".to_owned() });
             continue;
         };
         // A range without a pre-release would never match one.
         version.pre = semver::Prerelease::EMPTY;
         for advisory in advisories.iter().filter(|a| a.package == package.name) {
-            if advisory
-                .affected
-                .iter()
-                .any(|range| range.matches(&version))
-            {
-                let message = format!(
-                    "{} ({}), see {}",
-                    advisory.id, advisory.title, advisory.source
-                );
-                findings.push(Finding {
-                    place: place.clone(),
-                    message,
-                });
+            if advisory.affected.iter().any(|range| range.matches(&version)) {
+                let message = format!("{} ({}), see {}", advisory.id, advisory.title, advisory.source);
+                findings.push(Finding { place: place.clone(), message });
             }
         }
     }
@@ -88,11 +63,7 @@ mod tests {
                         title = \"leaks\"\nsource = \"https://example.org/A-1\"\n";
 
     fn package(version: &str) -> Package {
-        Package {
-            name: "zip".to_owned(),
-            version: version.to_owned(),
-            ..Package::default()
-        }
+        Package { name: "zip".to_owned(), version: version.to_owned(), ..Package::default() }
     }
 
     #[test]
@@ -105,10 +76,7 @@ mod tests {
             assert_eq!(check(&list, &[package(good)]), [], "{good}");
         }
         let said = check(&list, &[package("0.12.0")]);
-        assert_eq!(
-            said[0].to_string(),
-            "zip 0.12.0: A-1 (leaks), see https://example.org/A-1"
-        );
+        assert_eq!(said[0].to_string(), "zip 0.12.0: A-1 (leaks), see https://example.org/A-1");
     }
 
     #[test]

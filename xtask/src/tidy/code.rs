@@ -8,18 +8,10 @@ pub fn bare(source: &str) -> String {
     while at < bytes.len() {
         let end = literal_end(bytes, at);
         if end > at {
-            bare.extend(
-                bytes[at..end]
-                    .iter()
-                    .map(|b| if *b == b'\n' { '\n' } else { ' ' }),
-            );
+            bare.extend(bytes[at..end].iter().map(|b| if *b == b'\n' { '\n' } else { ' ' }));
             at = end;
         } else {
-            bare.push(if bytes[at].is_ascii() {
-                char::from(bytes[at])
-            } else {
-                ' '
-            });
+            bare.push(if bytes[at].is_ascii() { char::from(bytes[at]) } else { ' ' });
             at += 1;
         }
     }
@@ -52,9 +44,7 @@ fn literal_end(bytes: &[u8], at: usize) -> usize {
     if rest[0] == b'\'' {
         let escaped = rest.get(1) == Some(&b'\\');
         let width = rest.iter().skip(1).take(5).position(|b| *b == b'\'');
-        let lifetime = rest
-            .get(1)
-            .is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
+        let lifetime = rest.get(1).is_some_and(|b| b.is_ascii_alphabetic() || *b == b'_');
         if escaped || width == Some(1) || (width.is_some() && !lifetime) {
             return quoted_end(bytes, at + 1, b'\'');
         }
@@ -89,10 +79,7 @@ fn quoted_end(bytes: &[u8], body: usize, quote: u8) -> usize {
 /// The lines, counted from 1, in which `word` stands as a word of its own.
 pub fn lines_with_word(bare: &str, word: &str) -> Vec<usize> {
     let lines = bare.lines().enumerate();
-    lines
-        .filter(|(_, l)| first_word_of(l, &[word]).is_some())
-        .map(|(n, _)| n + 1)
-        .collect()
+    lines.filter(|(_, l)| first_word_of(l, &[word]).is_some()).map(|(n, _)| n + 1).collect()
 }
 
 /// The first word of the line that is one of `words`.
@@ -110,10 +97,7 @@ mod tests {
         let source = "// unsafe\n/* unsafe /* unsafe */ unsafe */\nlet a = \"unsafe \\\" unsafe\";\n\
                       let b = r#\"unsafe \" unsafe\"#;\nlet c = ['\"', '\\'', 'x'];\nunsafe_code\n\
                       let br = br\"unsafe\";\n";
-        assert_eq!(
-            lines_with_word(&bare(source), "unsafe"),
-            Vec::<usize>::new()
-        );
+        assert_eq!(lines_with_word(&bare(source), "unsafe"), Vec::<usize>::new());
     }
 
     #[test]

@@ -18,56 +18,26 @@ const fn room(
     tests_use: &'static [&'static str],
     sqlite: bool,
 ) -> Room {
-    Room {
-        name,
-        uses,
-        tests_use,
-        sqlite,
-    }
+    Room { name, uses, tests_use, sqlite }
 }
 
 /// Rooms that are not built yet stand here too, so that they begin inside the map.
 const MAP: &[Room] = &[
     room("rejoin-crdt", &[], &["rejoin-sim"], false),
     room("rejoin-wire", &["rejoin-crdt"], &[], false),
-    room(
-        "rejoin-sync",
-        &["rejoin-wire", "rejoin-crdt"],
-        &["rejoin-sim"],
-        false,
-    ),
+    room("rejoin-sync", &["rejoin-wire", "rejoin-crdt"], &["rejoin-sim"], false),
     room("rejoin-sqlite", &[], &[], true),
-    room(
-        "rejoin",
-        &["rejoin-crdt", "rejoin-wire", "rejoin-sqlite"],
-        &["rejoin-sim"],
-        true,
-    ),
+    room("rejoin", &["rejoin-crdt", "rejoin-wire", "rejoin-sqlite"], &["rejoin-sim"], true),
     // The entry points hand the raw arguments of SQLite to the unsafe room.
     room("rejoin-ext", &["rejoin", "rejoin-sqlite"], &[], true),
     room("rejoin-vfs", &[], &[], true),
-    room(
-        "rejoin-wasm",
-        &["rejoin", "rejoin-sync", "rejoin-vfs"],
-        &[],
-        true,
-    ),
-    room(
-        "rejoin-server",
-        &["rejoin-sync", "rejoin-wire", "rejoin"],
-        &[],
-        true,
-    ),
+    room("rejoin-wasm", &["rejoin", "rejoin-sync", "rejoin-vfs"], &[], true),
+    room("rejoin-server", &["rejoin-sync", "rejoin-wire", "rejoin"], &[], true),
     room("rejoin-cli", &["rejoin"], &[], true),
     room("rejoin-sim", &["rejoin-crdt"], &[], false),
     room("rejoin-bench", &["rejoin"], &[], true),
     room("rejoin-demo", &["rejoin"], &[], true),
-    room(
-        "rejoin-fuzz",
-        &["rejoin", "rejoin-crdt", "rejoin-wire"],
-        &[],
-        true,
-    ),
+    room("rejoin-fuzz", &["rejoin", "rejoin-crdt", "rejoin-wire"], &[], true),
     room("xtask", &[], &[], false),
 ];
 
@@ -81,12 +51,7 @@ pub fn check(packages: &[Package]) -> Vec<Finding> {
     let is_ours = |name: &str| ours.iter().any(|p| p.name == name);
     let mut findings = Vec::new();
     for package in &ours {
-        let mut found = |message| {
-            findings.push(Finding {
-                place: package.name.clone(),
-                message,
-            })
-        };
+        let mut found = |message| findings.push(Finding { place: package.name.clone(), message });
         let Some(room) = MAP.iter().find(|r| r.name == package.name) else {
             found("the crate is not in the map of xtask/src/tidy/edges.rs".to_owned());
             continue;
@@ -109,16 +74,8 @@ mod tests {
     use super::*;
 
     fn package(name: &str, dependencies: &[(&str, bool)]) -> Package {
-        let dependencies = dependencies
-            .iter()
-            .map(|(n, d)| ((*n).to_owned(), *d))
-            .collect();
-        Package {
-            name: name.to_owned(),
-            ours: true,
-            dependencies,
-            ..Package::default()
-        }
+        let dependencies = dependencies.iter().map(|(n, d)| ((*n).to_owned(), *d)).collect();
+        Package { name: name.to_owned(), ours: true, dependencies, ..Package::default() }
     }
 
     fn messages(packages: &[Package]) -> Vec<String> {
@@ -130,14 +87,7 @@ mod tests {
         let packages = [
             package("rejoin-crdt", &[]),
             package("rejoin-sim", &[("rejoin-crdt", false)]),
-            package(
-                "rejoin",
-                &[
-                    ("rejoin-crdt", false),
-                    ("rejoin-sim", true),
-                    ("rusqlite", false),
-                ],
-            ),
+            package("rejoin", &[("rejoin-crdt", false), ("rejoin-sim", true), ("rusqlite", false)]),
         ];
         assert_eq!(messages(&packages), Vec::<String>::new());
     }

@@ -23,15 +23,7 @@ const ALLOWED: &[&str] = &[
 ];
 
 pub fn check(packages: &[Package]) -> Vec<Finding> {
-    packages
-        .iter()
-        .filter_map(|p| {
-            Some(Finding {
-                place: place(p),
-                message: complaint(p)?,
-            })
-        })
-        .collect()
+    packages.iter().filter_map(|p| Some(Finding { place: place(p), message: complaint(p)? })).collect()
 }
 
 fn place(package: &Package) -> String {
@@ -53,9 +45,7 @@ fn complaint(package: &Package) -> Option<String> {
     }
     match allowed(licence) {
         Some(true) => None,
-        Some(false) => Some(format!(
-            "licence {licence} is not on the list of xtask/src/tidy/licences.rs"
-        )),
+        Some(false) => Some(format!("licence {licence} is not on the list of xtask/src/tidy/licences.rs")),
         None => Some(format!("licence {licence} cannot be read")),
     }
 }
@@ -63,10 +53,7 @@ fn complaint(package: &Package) -> Option<String> {
 /// Whether an SPDX expression can be satisfied with the allowed licences; `None` if it is none.
 fn allowed(expression: &str) -> Option<bool> {
     // The old spelling of OR.
-    let spaced = expression
-        .replace('/', " OR ")
-        .replace('(', " ( ")
-        .replace(')', " ) ");
+    let spaced = expression.replace('/', " OR ").replace('(', " ( ").replace(')', " ) ");
     let tokens: Vec<&str> = spaced.split_whitespace().collect();
     let mut at = 0;
     let value = any(&tokens, &mut at)?;
@@ -136,13 +123,7 @@ mod tests {
             licence_file,
             ..Package::default()
         };
-        assert_eq!(
-            check(&[
-                package(true, Some(OURS), false),
-                package(false, Some("ISC"), false)
-            ]),
-            []
-        );
+        assert_eq!(check(&[package(true, Some(OURS), false), package(false, Some("ISC"), false)]), []);
         for bad in [
             package(true, None, true),
             package(true, Some("MIT"), false),

@@ -56,8 +56,7 @@ pub fn main(words: Vec<String>) -> Result<()> {
 pub fn run() -> Result<Vec<Finding>> {
     let root = proc::root();
     let metadata = proc::output(proc::cargo().args(["metadata", "--format-version", "1"]))?;
-    let metadata: Value =
-        serde_json::from_str(&metadata).map_err(|e| format!("cargo metadata: {e}"))?;
+    let metadata: Value = serde_json::from_str(&metadata).map_err(|e| format!("cargo metadata: {e}"))?;
     let packages = packages(&metadata);
     let mut findings = edges::check(&packages);
     findings.extend(licences::check(&packages));
@@ -72,10 +71,7 @@ pub fn run() -> Result<Vec<Finding>> {
         let Ok(text) = String::from_utf8(bytes) else {
             continue;
         };
-        findings.extend(sources::check(
-            &path.to_string_lossy().replace('\\', "/"),
-            &text,
-        ));
+        findings.extend(sources::check(&path.to_string_lossy().replace('\\', "/"), &text));
     }
     Ok(findings)
 }
@@ -113,13 +109,7 @@ fn packages(metadata: &Value) -> Vec<Package> {
 /// Files that git tracks or would add; without git, whatever is not a build product.
 fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
     let mut git = Command::new("git");
-    git.current_dir(root).args([
-        "ls-files",
-        "-z",
-        "--cached",
-        "--others",
-        "--exclude-standard",
-    ]);
+    git.current_dir(root).args(["ls-files", "-z", "--cached", "--others", "--exclude-standard"]);
     if let Ok(list) = proc::output(&mut git) {
         let names = list.split('\0').filter(|n| !n.is_empty());
         return Ok(names.map(PathBuf::from).collect());
@@ -130,10 +120,7 @@ fn tracked(root: &Path) -> Result<Vec<PathBuf>> {
         let fail = |e: std::io::Error| format!("{}: {e}", folder.display());
         for entry in std::fs::read_dir(&folder).map_err(fail)? {
             let path = entry.map_err(fail)?.path();
-            let name = path
-                .file_name()
-                .map(|n| n.to_string_lossy().into_owned())
-                .unwrap_or_default();
+            let name = path.file_name().map(|n| n.to_string_lossy().into_owned()).unwrap_or_default();
             let product = name.starts_with("target") || name == "node_modules" || name == ".git";
             if path.is_dir() && !product {
                 folders.push(path);

@@ -3,12 +3,7 @@
 use super::{Finding, code};
 
 /// The rooms of unsafe code: the FFI layer, the extension's entry points, browser storage, the wasm exports.
-const UNSAFE_ROOMS: [&str; 4] = [
-    "crates/sqlite/",
-    "crates/ext/",
-    "crates/vfs/",
-    "crates/wasm/",
-];
+const UNSAFE_ROOMS: [&str; 4] = ["crates/sqlite/", "crates/ext/", "crates/vfs/", "crates/wasm/"];
 
 const SOURCE: [&str; 9] = ["rs", "py", "ts", "tsx", "js", "mjs", "sh", "css", "html"];
 /// Written by people as well, and ASCII for the same reason.
@@ -17,11 +12,7 @@ const PROSE: [&str; 4] = ["md", "toml", "yml", "yaml"];
 const LINES_MAX: usize = 800;
 
 /// Unfinished marks. Written in two halves so that this file passes its own rules.
-const MARKS: [&str; 3] = [
-    concat!("TO", "DO"),
-    concat!("FIX", "ME"),
-    concat!("XX", "X"),
-];
+const MARKS: [&str; 3] = [concat!("TO", "DO"), concat!("FIX", "ME"), concat!("XX", "X")];
 
 /// Folders of somebody's machine, which mean nothing to anybody else.
 const MACHINE: [&str; 6] = [
@@ -34,10 +25,8 @@ const MACHINE: [&str; 6] = [
 ];
 
 /// The public registries; a lock file that names another was made behind somebody's mirror.
-const REGISTRIES: [&str; 2] = [
-    "registry+https://github.com/rust-lang/crates.io-index",
-    "https://registry.npmjs.org/",
-];
+const REGISTRIES: [&str; 2] =
+    ["registry+https://github.com/rust-lang/crates.io-index", "https://registry.npmjs.org/"];
 
 pub fn check(path: &str, text: &str) -> Vec<Finding> {
     let extension = path.rsplit_once('.').map_or("", |(_, e)| e);
@@ -46,10 +35,7 @@ pub fn check(path: &str, text: &str) -> Vec<Finding> {
     let lock = path.ends_with("Cargo.lock") || path.ends_with("package-lock.json");
     let mut findings = Vec::new();
     let mut found = |line: usize, message: String| {
-        findings.push(Finding {
-            place: format!("{path}:{line}"),
-            message,
-        });
+        findings.push(Finding { place: format!("{path}:{line}"), message });
     };
     if extension == "rs" && !UNSAFE_ROOMS.iter().any(|room| path.starts_with(room)) {
         for line in code::lines_with_word(&code::bare(text), "unsafe") {
@@ -58,10 +44,7 @@ pub fn check(path: &str, text: &str) -> Vec<Finding> {
     }
     let lines = text.lines().count();
     if source && lines > LINES_MAX {
-        found(
-            lines,
-            format!("{lines} lines; {LINES_MAX} at most, split it by what its parts do"),
-        );
+        found(lines, format!("{lines} lines; {LINES_MAX} at most, split it by what its parts do"));
     }
     for (number, line) in text.lines().enumerate().map(|(n, l)| (n + 1, l)) {
         if (source || prose)
@@ -105,18 +88,9 @@ mod tests {
 
     #[test]
     fn ordinary_files_pass() {
-        assert_eq!(
-            messages("crates/crdt/src/lib.rs", "//! Pure.\npub fn f() {}\n"),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            messages("crates/sqlite/src/x.rs", "unsafe {}\n"),
-            Vec::<String>::new()
-        );
-        assert_eq!(
-            messages("tests/sql/names.sql", "SELECT '\u{e9}';\n"),
-            Vec::<String>::new()
-        );
+        assert_eq!(messages("crates/crdt/src/lib.rs", "//! Pure.\npub fn f() {}\n"), Vec::<String>::new());
+        assert_eq!(messages("crates/sqlite/src/x.rs", "unsafe {}\n"), Vec::<String>::new());
+        assert_eq!(messages("tests/sql/names.sql", "SELECT '\u{e9}';\n"), Vec::<String>::new());
         let lock = "source = \"registry+https://github.com/rust-lang/crates.io-index\"\n";
         assert_eq!(messages("Cargo.lock", lock), Vec::<String>::new());
     }
@@ -125,34 +99,15 @@ mod tests {
     fn each_rule_fails_on_a_bad_file() {
         let one = |path: &str, text: &str, part: &str| {
             let said = messages(path, text);
-            assert!(
-                said.len() == 1 && said[0].contains(part),
-                "{path}: {said:?}"
-            );
+            assert!(said.len() == 1 && said[0].contains(part), "{path}: {said:?}");
         };
-        one(
-            "crates/engine/src/a.rs",
-            "fn f() { unsafe { g() } }\n",
-            "a.rs:1: unsafe",
-        );
+        one("crates/engine/src/a.rs", "fn f() { unsafe { g() } }\n", "a.rs:1: unsafe");
         one("crates/engine/src/b.rs", &"\n".repeat(801), "801 lines");
         one("docs/c.md", "caf\u{e9}\n", "is not ASCII");
         one("d.toml", &format!("# {}\n", MARKS[0]), "finish it");
         one("e.py", &format!("# {}: x\n", MARKS[1]), "finish it");
-        one(
-            "f.md",
-            &format!("see {}me\n", MACHINE[0]),
-            "somebody's machine",
-        );
-        one(
-            "g/package-lock.json",
-            "\"resolved\": \"https://mirror.example/x.tgz\",\n",
-            "public registry",
-        );
-        one(
-            "Cargo.lock",
-            "source = \"git+https://example.org/x\"\n",
-            "public registry",
-        );
+        one("f.md", &format!("see {}me\n", MACHINE[0]), "somebody's machine");
+        one("g/package-lock.json", "\"resolved\": \"https://mirror.example/x.tgz\",\n", "public registry");
+        one("Cargo.lock", "source = \"git+https://example.org/x\"\n", "public registry");
     }
 }

@@ -19,7 +19,7 @@ use std::process::{Command, Output, Stdio};
 use tempfile::TempDir;
 
 /// A folder with databases, and the command in it.
-pub struct Folder {
+pub(crate) struct Folder {
     dir: TempDir,
 }
 
@@ -59,6 +59,7 @@ impl Ran {
 }
 
 impl Folder {
+    #[allow(clippy::new_without_default)]
     pub fn new() -> Folder {
         Folder { dir: tempfile::tempdir().expect("a temporary folder") }
     }
@@ -143,7 +144,7 @@ pub const BOOKS: &str = "CREATE TABLE books(id INTEGER PRIMARY KEY, title TEXT, 
      SELECT crsql_as_crr('books');";
 
 /// Two replicas of `BOOKS` with rows of their own.
-pub fn two() -> Folder {
+pub(crate) fn two() -> Folder {
     let f = Folder::new();
     f.init("a.db", BOOKS);
     f.init("b.db", BOOKS);

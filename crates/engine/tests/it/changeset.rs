@@ -28,7 +28,10 @@ fn sql_functions() {
     let files = Files::new();
     let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
     assert_eq!(blob(&a, "SELECT crsql_changeset(0)"), None);
-    assert_eq!(apply_sql(&b, b"").unwrap_err().to_string(), "changeset refused: these bytes are not a changeset");
+    assert_eq!(
+        apply_sql(&b, b"").unwrap_err().to_string(),
+        "changeset refused: these bytes are not a changeset"
+    );
     assert_eq!(int(&b, "SELECT crsql_apply_changeset(NULL)"), 0);
     run(&a, "INSERT INTO items VALUES (1, 'pen', 1.5, 10), (2, NULL, NULL, NULL)");
     let first = blob(&a, "SELECT crsql_changeset(0)").unwrap();
@@ -47,8 +50,16 @@ fn sql_functions() {
     assert_equal(&a, &b, "items");
     let vector: String = a.connection().query_row("SELECT crsql_vector()", [], |r| r.get(0)).unwrap();
     assert!(vector.contains(&format!("\"{site}\":[[1,1]]")), "{vector}");
-    for bad in ["crsql_changeset()", "crsql_changeset('x')", "crsql_changeset(NULL)", "crsql_changeset(0, x'00')",
-        "crsql_changeset(0, 'a')", "crsql_changeset(1, NULL, 2)", "crsql_apply_changeset(7)", "crsql_apply_changeset('RJCS')"] {
+    for bad in [
+        "crsql_changeset()",
+        "crsql_changeset('x')",
+        "crsql_changeset(NULL)",
+        "crsql_changeset(0, x'00')",
+        "crsql_changeset(0, 'a')",
+        "crsql_changeset(1, NULL, 2)",
+        "crsql_apply_changeset(7)",
+        "crsql_apply_changeset('RJCS')",
+    ] {
         let e = a.connection().query_row(&format!("SELECT {bad}"), [], |_| Ok(())).unwrap_err();
         assert!(e.to_string().len() > 20, "{bad}: {e}");
     }
@@ -93,7 +104,10 @@ fn every_kind_of_key_and_value() {
     for t in ["a", "b", "c", "d", "e", "odd \"name"] {
         assert_equal(&a, &b, t);
     }
-    run(&b, "UPDATE c SET v = 'new'; DELETE FROM b WHERE y = 9; UPDATE a SET k = 'z' WHERE k = 'x'; INSERT INTO e VALUES (1)");
+    run(
+        &b,
+        "UPDATE c SET v = 'new'; DELETE FROM b WHERE y = 9; UPDATE a SET k = 'z' WHERE k = 'x'; INSERT INTO e VALUES (1)",
+    );
     a.merge_with(&b).unwrap();
     for t in ["a", "b", "c", "d", "e", "odd \"name"] {
         assert_equal(&a, &b, t);
@@ -269,7 +283,10 @@ fn savepoints_and_rollbacks_around_an_apply() {
     // Kept, and what came after it undone.
     run(&b, "BEGIN; INSERT INTO items(id) VALUES (30)");
     b.apply_changeset(&bytes).unwrap();
-    run(&b, "SAVEPOINT s; UPDATE items SET stock = 9; ROLLBACK TO s; INSERT INTO items(id) VALUES (31); COMMIT");
+    run(
+        &b,
+        "SAVEPOINT s; UPDATE items SET stock = 9; ROLLBACK TO s; INSERT INTO items(id) VALUES (31); COMMIT",
+    );
     let own = b.site_id().unwrap();
     assert_eq!((b.vector().unwrap().max(&own), b.db_version().unwrap()), (3, 4));
     assert!(b.verify().unwrap().is_clean(), "{:?}", b.verify().unwrap());
@@ -300,8 +317,14 @@ fn unknown_tables_and_columns_wait_and_are_relayed() {
     let wide = "CREATE TABLE items(id INTEGER PRIMARY KEY, name TEXT, price REAL, stock INTEGER DEFAULT 0, color TEXT);
         CREATE TABLE extra(k TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('items'); SELECT crsql_as_crr('extra');";
     let (a, b, c) = (files.open("a.db", wide), files.open("b.db", ITEMS), files.open("c.db", wide));
-    run(&a, "INSERT INTO items VALUES (1, 'pen', 1, 2, 'red'), (2, 'ink', 3, 4, 'blue'); INSERT INTO extra VALUES ('x', 1), ('y', 2)");
-    run(&a, "UPDATE items SET color = 'green' WHERE id = 2; DELETE FROM extra WHERE k = 'y'; DELETE FROM items WHERE id = 3");
+    run(
+        &a,
+        "INSERT INTO items VALUES (1, 'pen', 1, 2, 'red'), (2, 'ink', 3, 4, 'blue'); INSERT INTO extra VALUES ('x', 1), ('y', 2)",
+    );
+    run(
+        &a,
+        "UPDATE items SET color = 'green' WHERE id = 2; DELETE FROM extra WHERE k = 'y'; DELETE FROM items WHERE id = 3",
+    );
     let applied = pull(&a, &b).unwrap();
     assert_eq!(applied.parked, 4, "two colors, of extra a cell and a sentinel");
     assert_eq!(rows(&b, "SELECT id, name, stock FROM items ORDER BY id").len(), 2);
@@ -310,7 +333,10 @@ fn unknown_tables_and_columns_wait_and_are_relayed() {
     assert_equal(&a, &c, "items");
     assert_equal(&a, &c, "extra");
     // It is applied when its place appears.
-    run(&b, "ALTER TABLE items ADD COLUMN color TEXT; CREATE TABLE extra(k TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('extra')");
+    run(
+        &b,
+        "ALTER TABLE items ADD COLUMN color TEXT; CREATE TABLE extra(k TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('extra')",
+    );
     run(&b, "INSERT INTO items(id, color) VALUES (9, 'new')");
     a.merge_with(&b).unwrap();
     c.merge_with(&b).unwrap();
@@ -476,7 +502,10 @@ fn copies_merge_by_one_call() {
     files.copy("a.db", "copy.db");
     let copy = files.open("copy.db", "");
     run(&a, "INSERT INTO items(id) VALUES (2); UPDATE items SET name = 'a' WHERE id = 1");
-    run(&copy, "INSERT INTO items(id) VALUES (3); UPDATE items SET stock = 4 WHERE id = 1; DELETE FROM items WHERE id = 3");
+    run(
+        &copy,
+        "INSERT INTO items(id) VALUES (3); UPDATE items SET stock = 4 WHERE id = 1; DELETE FROM items WHERE id = 3",
+    );
     a.merge_with(&copy).unwrap();
     assert_ne!(a.site_id().unwrap(), copy.site_id().unwrap());
     assert_equal(&a, &copy, "items");
@@ -496,11 +525,24 @@ fn many_rows_stream() {
         SELECT crsql_as_crr('t'); SELECT crsql_as_crr('u'); SELECT crsql_as_crr('w');";
     let (a, b, c) = (files.open("a.db", schema), files.open("b.db", schema), files.open("c.db", schema));
     let fill = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 3000) ";
-    run(&a, &format!("{fill} INSERT INTO t SELECT i * 3, i, 'x' || i FROM n; {fill} INSERT INTO u SELECT CAST('key' || i AS BLOB), i, i FROM n; {fill} INSERT INTO w SELECT 'w' || i, i FROM n"));
+    run(
+        &a,
+        &format!(
+            "{fill} INSERT INTO t SELECT i * 3, i, 'x' || i FROM n; {fill} INSERT INTO u SELECT CAST('key' || i AS BLOB), i, i FROM n; {fill} INSERT INTO w SELECT 'w' || i, i FROM n"
+        ),
+    );
     // b has some of the rows already, with newer and older cells, and some are deleted there.
-    run(&b, &format!("{fill} INSERT INTO t SELECT i * 5, -i, 'b' FROM n WHERE i < 700; {fill} INSERT INTO u SELECT CAST('key' || (i * 2) AS BLOB), -i, 0 FROM n WHERE i < 500"));
+    run(
+        &b,
+        &format!(
+            "{fill} INSERT INTO t SELECT i * 5, -i, 'b' FROM n WHERE i < 700; {fill} INSERT INTO u SELECT CAST('key' || (i * 2) AS BLOB), -i, 0 FROM n WHERE i < 500"
+        ),
+    );
     run(&b, "DELETE FROM t WHERE k % 2 = 0 AND k < 1000; DELETE FROM u WHERE a % 3 = 0");
-    run(&a, "UPDATE t SET a = 'late' WHERE k % 15 = 0; UPDATE u SET b = 'late' WHERE a % 10 = 0; DELETE FROM t WHERE k > 8000; DELETE FROM u WHERE a > 2900");
+    run(
+        &a,
+        "UPDATE t SET a = 'late' WHERE k % 15 = 0; UPDATE u SET b = 'late' WHERE a % 10 = 0; DELETE FROM t WHERE k > 8000; DELETE FROM u WHERE a > 2900",
+    );
     a.merge_with(&b).unwrap();
     for t in ["t", "u", "w"] {
         assert_equal(&a, &b, t);
@@ -509,7 +551,10 @@ fn many_rows_stream() {
     for t in ["t", "u", "w"] {
         assert_equal(&a, &c, t);
     }
-    run(&c, "UPDATE t SET b = 'c'; UPDATE u SET k = CAST('new' || a AS BLOB) WHERE a BETWEEN 100 AND 400; DELETE FROM w");
+    run(
+        &c,
+        "UPDATE t SET b = 'c'; UPDATE u SET k = CAST('new' || a AS BLOB) WHERE a BETWEEN 100 AND 400; DELETE FROM w",
+    );
     pull(&c, &a).unwrap();
     for t in ["t", "u", "w"] {
         assert_equal(&a, &c, t);
@@ -542,7 +587,9 @@ fn triggers_of_the_users_fire_for_merged_rows() {
 fn lineage() {
     let files = Files::new();
     let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
-    let set = |r: &Replica, id: u8| run(r, &format!("REPLACE INTO crsql_meta VALUES ('lineage', x'{}')", format!("{id:02x}").repeat(16)));
+    let set = |r: &Replica, id: u8| {
+        run(r, &format!("REPLACE INTO crsql_meta VALUES ('lineage', x'{}')", format!("{id:02x}").repeat(16)))
+    };
     run(&a, "INSERT INTO items(id) VALUES (1)");
     set(&a, 1);
     b.apply_changeset(&a.changeset_since(0).unwrap()).unwrap();

@@ -71,6 +71,26 @@ fn changesets_and_row_wise() {
 }
 
 #[test]
+fn schema_changes() {
+    let family = Family { replicas_max: 1, migrations: true, rebuilds: true, ..Family::default() };
+    property("schema_changes", 60, &family);
+}
+
+#[test]
+fn schema_changes_and_changesets() {
+    let family =
+        Family { replicas_max: 3, native: true, migrations: true, rebuilds: true, ..Family::default() };
+    property("schema_changes_and_changesets", 60, &family);
+}
+
+#[test]
+fn schema_changes_and_row_wise() {
+    let family =
+        Family { replicas_max: 3, merges: true, migrations: true, rebuilds: true, ..Family::default() };
+    property("schema_changes_and_row_wise", 60, &family);
+}
+
+#[test]
 fn row_wise() {
     let family = Family { replicas_max: 4, merges: true, ..Family::default() };
     property("row_wise", 60, &family);

@@ -86,10 +86,7 @@ impl<'a> IndexInfo<'a> {
     /// # Safety
     /// `raw` is the argument of a running xBestIndex that outlives `'a`.
     pub(crate) unsafe fn from_raw(raw: *mut ffi::sqlite3_index_info) -> Self {
-        Self {
-            raw,
-            _lent: PhantomData,
-        }
+        Self { raw, _lent: PhantomData }
     }
 
     pub fn constraint_count(&self) -> usize {
@@ -104,12 +101,7 @@ impl<'a> IndexInfo<'a> {
             // SAFETY: the array has `count` entries and SQLite does not change it during the call; it is the
             // question, which no setter writes.
             let c = unsafe { &*(*raw).aConstraint.add(index) };
-            Constraint {
-                index,
-                column: c.iColumn,
-                op: ConstraintOp::from_code(c.op),
-                usable: c.usable != 0,
-            }
+            Constraint { index, column: c.iColumn, op: ConstraintOp::from_code(c.op), usable: c.usable != 0 }
         })
     }
 
@@ -120,10 +112,7 @@ impl<'a> IndexInfo<'a> {
         (0..count).map(move |i| {
             // SAFETY: the array has `count` entries; as in `constraints`.
             let o = unsafe { &*(*raw).aOrderBy.add(i) };
-            OrderBy {
-                column: o.iColumn,
-                desc: o.desc != 0,
-            }
+            OrderBy { column: o.iColumn, desc: o.desc != 0 }
         })
     }
 
@@ -158,11 +147,7 @@ impl<'a> IndexInfo<'a> {
         // SAFETY: the index was checked; the name lives until xBestIndex returns.
         unsafe {
             let name = ffi::sqlite3_vtab_collation(self.raw, i32::try_from(index).ok()?);
-            if name.is_null() {
-                None
-            } else {
-                CStr::from_ptr(name).to_str().ok()
-            }
+            if name.is_null() { None } else { CStr::from_ptr(name).to_str().ok() }
         }
     }
 

@@ -59,20 +59,9 @@ pub enum Conflict {
 /// One change of a row. `values` has one entry per declared column, hidden ones included.
 #[derive(Clone, Copy)]
 pub enum Change<'a> {
-    Insert {
-        rowid: Option<Arg<'a>>,
-        values: Args<'a>,
-        conflict: Conflict,
-    },
-    Update {
-        old_rowid: Arg<'a>,
-        new_rowid: Arg<'a>,
-        values: Args<'a>,
-        conflict: Conflict,
-    },
-    Delete {
-        rowid: Arg<'a>,
-    },
+    Insert { rowid: Option<Arg<'a>>, values: Args<'a>, conflict: Conflict },
+    Update { old_rowid: Arg<'a>, new_rowid: Arg<'a>, values: Args<'a>, conflict: Conflict },
+    Delete { rowid: Arg<'a> },
 }
 
 /// A table over shared state `S`. It is dropped when SQLite disconnects it.

@@ -79,11 +79,7 @@ impl<S: 'static, T: VTab<S>> Methods<S, T> {
         ffi::sqlite3_module {
             // Savepoint methods exist from version 2 on; the later versions add what is null here.
             iVersion: if T::TRANSACTIONAL { 2 } else { 1 },
-            xCreate: if creatable {
-                Some(connect::<S, T>)
-            } else {
-                None
-            },
+            xCreate: if creatable { Some(connect::<S, T>) } else { None },
             xConnect: Some(connect::<S, T>),
             xBestIndex: Some(best_index::<S, T>),
             xDisconnect: Some(disconnect::<T>),
@@ -95,11 +91,7 @@ impl<S: 'static, T: VTab<S>> Methods<S, T> {
             xEof: Some(eof::<T::Cursor>),
             xColumn: Some(column::<T::Cursor>),
             xRowid: Some(rowid::<T::Cursor>),
-            xUpdate: if T::WRITABLE {
-                Some(update::<S, T>)
-            } else {
-                None
-            },
+            xUpdate: if T::WRITABLE { Some(update::<S, T>) } else { None },
             xBegin: Self::if_transactional(begin::<S, T>),
             xSync: Self::if_transactional(sync::<S, T>),
             xCommit: Self::if_transactional(commit::<S, T>),
@@ -129,11 +121,8 @@ unsafe fn report(vtab: *mut ffi::sqlite3_vtab, result: Result<()>) -> c_int {
     unsafe {
         ffi::sqlite3_free((*vtab).zErrMsg.cast());
         // A planner's "not so" is no failure: it must not leave a sentence behind.
-        (*vtab).zErrMsg = if error.message.is_empty() {
-            std::ptr::null_mut()
-        } else {
-            sqlite_string(&error.message)
-        };
+        (*vtab).zErrMsg =
+            if error.message.is_empty() { std::ptr::null_mut() } else { sqlite_string(&error.message) };
     }
     error.code_for_sqlite()
 }
@@ -201,32 +190,21 @@ unsafe extern "C" fn connect<S: 'static, T: VTab<S>>(
 
 fn connect_table<S: 'static, T: VTab<S>>(db: Db, state: &Rc<S>) -> Result<*mut Table<T>> {
     let (sql, table) = T::connect(db, state)?;
-    let sql = CString::new(sql)
-        .map_err(|_| Error::msg("a declaration must not contain a NUL character"))?;
+    let sql = CString::new(sql).map_err(|_| Error::msg("a declaration must not contain a NUL character"))?;
     // SAFETY: runs inside xConnect, as both functions demand; the text is NUL-terminated.
     unsafe {
         db.check(ffi::sqlite3_declare_vtab(db.as_ptr(), sql.as_ptr()))?;
         match T::RISK {
             Risk::Normal => {}
             Risk::Innocuous => {
-                db.check(ffi::sqlite3_vtab_config(
-                    db.as_ptr(),
-                    ffi::SQLITE_VTAB_INNOCUOUS,
-                ))?;
+                db.check(ffi::sqlite3_vtab_config(db.as_ptr(), ffi::SQLITE_VTAB_INNOCUOUS))?;
             }
             Risk::DirectOnly => {
-                db.check(ffi::sqlite3_vtab_config(
-                    db.as_ptr(),
-                    ffi::SQLITE_VTAB_DIRECTONLY,
-                ))?;
+                db.check(ffi::sqlite3_vtab_config(db.as_ptr(), ffi::SQLITE_VTAB_DIRECTONLY))?;
             }
         }
     }
-    Ok(Box::into_raw(Box::new(Table {
-        base: ffi::sqlite3_vtab::default(),
-        db,
-        table,
-    })))
+    Ok(Box::into_raw(Box::new(Table { base: ffi::sqlite3_vtab::default(), db, table })))
 }
 
 unsafe extern "C" fn disconnect<T>(vtab: *mut ffi::sqlite3_vtab) -> c_int {
@@ -254,14 +232,7 @@ unsafe extern "C" fn open<S: 'static, T: VTab<S>>(
     let opened = |t: &T| {
         let (base, cursor) = (ffi::sqlite3_vtab_cursor::default(), t.open()?);
         // SAFETY: `out` is SQLite's place for the cursor, valid during the call.
-        unsafe {
-            *out = Box::into_raw(Box::new(Cursor {
-                base,
-                at_end: true,
-                cursor,
-            }))
-            .cast()
-        };
+        unsafe { *out = Box::into_raw(Box::new(Cursor { base, at_end: true, cursor })).cast() };
         Ok(())
     };
     // SAFETY: SQLite passes a connected table of this module.
@@ -294,16 +265,10 @@ fn change(db: Db, args: Args<'_>) -> Result<Change<'_>> {
             values: args.skip(2),
             conflict: conflict(db),
         }),
-        [old_rowid, new_rowid, ..] => Ok(Change::Update {
-            old_rowid,
-            new_rowid,
-            values: args.skip(2),
-            conflict: conflict(db),
-        }),
-        [] => Err(Error::new(
-            ffi::SQLITE_INTERNAL,
-            "a change without arguments",
-        )),
+        [old_rowid, new_rowid, ..] => {
+            Ok(Change::Update { old_rowid, new_rowid, values: args.skip(2), conflict: conflict(db) })
+        }
+        [] => Err(Error::new(ffi::SQLITE_INTERNAL, "a change without arguments")),
     }
 }
 
@@ -343,26 +308,17 @@ unsafe extern "C" fn rollback<S: 'static, T: VTab<S>>(vtab: *mut ffi::sqlite3_vt
     guard(|| table.rollback()).map_or_else(|e| e.code_for_sqlite(), |()| ffi::SQLITE_OK)
 }
 
-unsafe extern "C" fn savepoint<S: 'static, T: VTab<S>>(
-    vtab: *mut ffi::sqlite3_vtab,
-    n: c_int,
-) -> c_int {
+unsafe extern "C" fn savepoint<S: 'static, T: VTab<S>>(vtab: *mut ffi::sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: SQLite passes a connected table of this module.
     unsafe { on_table::<T>(vtab, |t| t.savepoint(n)) }
 }
 
-unsafe extern "C" fn release<S: 'static, T: VTab<S>>(
-    vtab: *mut ffi::sqlite3_vtab,
-    n: c_int,
-) -> c_int {
+unsafe extern "C" fn release<S: 'static, T: VTab<S>>(vtab: *mut ffi::sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: SQLite passes a connected table of this module.
     unsafe { on_table::<T>(vtab, |t| t.release(n)) }
 }
 
-unsafe extern "C" fn rollback_to<S: 'static, T: VTab<S>>(
-    vtab: *mut ffi::sqlite3_vtab,
-    n: c_int,
-) -> c_int {
+unsafe extern "C" fn rollback_to<S: 'static, T: VTab<S>>(vtab: *mut ffi::sqlite3_vtab, n: c_int) -> c_int {
     // SAFETY: SQLite passes a connected table of this module.
     unsafe { on_table::<T>(vtab, |t| t.rollback_to(n)) }
 }
@@ -385,11 +341,7 @@ unsafe extern "C" fn filter<C: VTabCursor>(
 ) -> c_int {
     // SAFETY: SQLite passes an open cursor of this module, the text of best_index or null, and living values.
     unsafe {
-        let text = if idx_str.is_null() {
-            None
-        } else {
-            CStr::from_ptr(idx_str).to_str().ok()
-        };
+        let text = if idx_str.is_null() { None } else { CStr::from_ptr(idx_str).to_str().ok() };
         move_cursor::<C>(raw, |c| c.filter(idx_num, text, Args::from_raw(argc, argv)))
     }
 }
@@ -410,8 +362,7 @@ unsafe extern "C" fn column<C: VTabCursor>(
     i: c_int,
 ) -> c_int {
     // SAFETY: SQLite passes an open cursor of this module and a living context.
-    let (cursor, mut context) =
-        unsafe { (&(*raw.cast::<Cursor<C>>()).cursor, Context::from_raw(ctx)) };
+    let (cursor, mut context) = unsafe { (&(*raw.cast::<Cursor<C>>()).cursor, Context::from_raw(ctx)) };
     if let Err(error) = guard(|| cursor.column(&mut context, i)) {
         context.set_error(&error);
         return error.code_for_sqlite();

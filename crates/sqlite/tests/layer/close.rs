@@ -28,8 +28,7 @@ fn kept_statements_do_not_keep_the_connection_open() {
     let (conn, db) = memory();
     let cache = Rc::new(Cache::default());
     let log = probe::register(db);
-    db.create_close_hook("at_close", cache.clone(), let_go)
-        .unwrap();
+    db.create_close_hook("at_close", cache.clone(), let_go).unwrap();
     keep(db, &cache, "SELECT 1");
     keep(db, &cache, "DELETE FROM probe WHERE 0");
     cache.stmts.borrow_mut()[1].run(&[]).unwrap();
@@ -53,8 +52,7 @@ fn without_it_the_close_is_refused() {
 fn an_unarmed_hook_is_silent_and_released() {
     let (conn, db) = memory();
     let cache = Rc::new(Cache::default());
-    db.create_close_hook("a \"quoted\" name", cache.clone(), let_go)
-        .unwrap();
+    db.create_close_hook("a \"quoted\" name", cache.clone(), let_go).unwrap();
     conn.close().expect("close");
     assert_eq!((cache.calls.get(), Rc::strong_count(&cache)), (0, 1));
 }
@@ -63,8 +61,7 @@ fn an_unarmed_hook_is_silent_and_released() {
 fn any_name_can_be_armed() {
     let (conn, db) = memory();
     let cache = Rc::new(Cache::default());
-    db.create_close_hook("a \"quoted\" name", cache.clone(), let_go)
-        .unwrap();
+    db.create_close_hook("a \"quoted\" name", cache.clone(), let_go).unwrap();
     db.arm_close_hook("a \"quoted\" name").unwrap();
     db.arm_close_hook("a \"quoted\" name").unwrap();
     conn.close().expect("close");

@@ -5,8 +5,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use rejoin_sqlite::{
-    Args, Context, Db, Error, FnFlags, IndexInfo, ModuleKind, Result, Stmt, VTab, VTabCursor,
-    ValueRef,
+    Args, Context, Db, Error, FnFlags, IndexInfo, ModuleKind, Result, Stmt, VTab, VTabCursor, ValueRef,
 };
 
 use crate::{int, memory, text};
@@ -39,13 +38,7 @@ impl VTab<State> for Journal {
     const TRANSACTIONAL: bool = true;
 
     fn connect(db: Db, state: &Rc<State>) -> Result<(String, Self)> {
-        Ok((
-            "CREATE TABLE x(a)".to_owned(),
-            Self {
-                db,
-                state: state.clone(),
-            },
-        ))
+        Ok(("CREATE TABLE x(a)".to_owned(), Self { db, state: state.clone() }))
     }
 
     fn best_index(&self, _: &mut IndexInfo<'_>) -> Result<()> {
@@ -63,9 +56,7 @@ impl VTab<State> for Journal {
 
     fn sync(&self) -> Result<()> {
         let rowid = self.db.last_insert_rowid();
-        let mut insert = self
-            .db
-            .prepare_transient("INSERT INTO flushed VALUES (?)")?;
+        let mut insert = self.db.prepare_transient("INSERT INTO flushed VALUES (?)")?;
         for entry in self.state.entries.borrow().iter() {
             insert.run(&[ValueRef::Integer(*entry)])?;
         }
@@ -148,14 +139,9 @@ fn note(ctx: &mut Context, state: &State, args: Args<'_>) -> Result<()> {
 
 fn install(db: Db) -> Rc<State> {
     let state = Rc::new(State::default());
-    db.create_module::<_, Journal>("journal", ModuleKind::EponymousOnly, state.clone())
-        .unwrap();
-    db.create_function("note", 1, FnFlags::default(), state.clone(), note)
-        .unwrap();
-    db.create_close_hook("journal_close", state.clone(), |state: &State| {
-        drop(state.join.take())
-    })
-    .unwrap();
+    db.create_module::<_, Journal>("journal", ModuleKind::EponymousOnly, state.clone()).unwrap();
+    db.create_function("note", 1, FnFlags::default(), state.clone(), note).unwrap();
+    db.create_close_hook("journal_close", state.clone(), |state: &State| drop(state.join.take())).unwrap();
     db.exec(
         "CREATE TABLE t(a INTEGER PRIMARY KEY); CREATE TABLE flushed(a);
          CREATE TRIGGER tt AFTER INSERT ON t BEGIN SELECT note(new.a); END",
@@ -165,16 +151,8 @@ fn install(db: Db) -> Rc<State> {
 }
 
 fn assert_equal_tables(db: Db, after: &str) {
-    let wanted = text(
-        db,
-        "SELECT group_concat(a) FROM (SELECT a FROM t ORDER BY a)",
-    )
-    .unwrap();
-    let got = text(
-        db,
-        "SELECT group_concat(a) FROM (SELECT a FROM flushed ORDER BY a)",
-    )
-    .unwrap();
+    let wanted = text(db, "SELECT group_concat(a) FROM (SELECT a FROM t ORDER BY a)").unwrap();
+    let got = text(db, "SELECT group_concat(a) FROM (SELECT a FROM flushed ORDER BY a)").unwrap();
     assert_eq!(got, wanted, "after {after}");
 }
 
@@ -183,38 +161,23 @@ fn a_trigger_joins_and_counts_nothing_of_its_own() {
     let (conn, db) = memory();
     let state = install(db);
     db.exec("INSERT INTO t VALUES (5), (6)").unwrap();
-    assert_eq!(
-        (db.changes(), db.total_changes()),
-        (2, 4),
-        "two rows, and the two of the flush in the total"
-    );
+    assert_eq!((db.changes(), db.total_changes()), (2, 4), "two rows, and the two of the flush in the total");
     assert_eq!(db.last_insert_rowid(), 6);
     assert_equal_tables(db, "an implicit transaction");
-    db.exec("BEGIN; SAVEPOINT a; INSERT INTO t VALUES (7); ROLLBACK TO a; INSERT INTO t VALUES (8); COMMIT").unwrap();
+    db.exec("BEGIN; SAVEPOINT a; INSERT INTO t VALUES (7); ROLLBACK TO a; INSERT INTO t VALUES (8); COMMIT")
+        .unwrap();
     assert_equal_tables(db, "a join inside a savepoint that is rolled back");
-    assert!(
-        db.exec("INSERT INTO t VALUES (9), (10), (8), (11)")
-            .is_err()
-    );
+    assert!(db.exec("INSERT INTO t VALUES (9), (10), (8), (11)").is_err());
     assert_equal_tables(db, "a statement that fails half-way outside a transaction");
     db.exec("BEGIN").unwrap();
-    assert!(
-        db.exec("INSERT INTO t VALUES (9), (10), (8), (11)")
-            .is_err()
-    );
+    assert!(db.exec("INSERT INTO t VALUES (9), (10), (8), (11)").is_err());
     db.exec("INSERT INTO t VALUES (20); COMMIT").unwrap();
     assert_equal_tables(db, "a statement that joins and fails inside a transaction");
     db.exec("BEGIN").unwrap();
-    assert!(
-        db.exec("INSERT OR FAIL INTO t VALUES (30), (31), (8)")
-            .is_err()
-    );
+    assert!(db.exec("INSERT OR FAIL INTO t VALUES (30), (31), (8)").is_err());
     db.exec("COMMIT").unwrap();
     assert_equal_tables(db, "OR FAIL, which keeps the rows before the failure");
-    assert!(
-        db.exec("BEGIN; INSERT OR ROLLBACK INTO t VALUES (40), (8)")
-            .is_err()
-    );
+    assert!(db.exec("BEGIN; INSERT OR ROLLBACK INTO t VALUES (40), (8)").is_err());
     db.exec("INSERT INTO t VALUES (41)").unwrap();
     assert_equal_tables(db, "OR ROLLBACK");
     conn.close().expect("close");
@@ -229,9 +192,7 @@ fn random_savepoints_keep_the_journal_exact() {
         install(db);
         let mut random = seed;
         let mut below = |n: u64| {
-            random = random
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
+            random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             (random >> 33) % n
         };
         let mut done = Vec::new();

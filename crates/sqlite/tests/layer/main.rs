@@ -29,15 +29,12 @@ fn handle(conn: &Connection) -> Db {
 /// The first column of the first row as an integer.
 fn int(db: Db, sql: &str) -> Result<i64> {
     let mut stmt = db.prepare_transient(sql)?;
-    Ok(stmt
-        .query_row(&[], |row| Ok(row.column_int(0)))?
-        .expect("a row"))
+    Ok(stmt.query_row(&[], |row| Ok(row.column_int(0)))?.expect("a row"))
 }
 
 /// The first column of the first row as text.
 fn text(db: Db, sql: &str) -> Result<String> {
     let mut stmt = db.prepare_transient(sql)?;
-    let read =
-        |row: &rejoin_sqlite::Stmt| Ok(String::from_utf8_lossy(row.column_text(0)).into_owned());
+    let read = |row: &rejoin_sqlite::Stmt| Ok(String::from_utf8_lossy(row.column_text(0)).into_owned());
     Ok(stmt.query_row(&[], read)?.expect("a row"))
 }

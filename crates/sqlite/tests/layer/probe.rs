@@ -35,10 +35,7 @@ impl Log {
             panic!("panic in {method}");
         }
         if self.fail_in.get() == method {
-            return Err(Error::new(
-                ffi::SQLITE_CONSTRAINT_VTAB,
-                format!("{method} says no"),
-            ));
+            return Err(Error::new(ffi::SQLITE_CONSTRAINT_VTAB, format!("{method} says no")));
         }
         Ok(())
     }
@@ -53,8 +50,7 @@ pub(crate) struct Probe(Rc<Log>);
 pub(crate) fn register(db: Db) -> Rc<Log> {
     let log = Rc::new(Log::default());
     log.rows.replace(vec![10, 20, 30]);
-    db.create_module::<Log, Probe>("probe", ModuleKind::Eponymous, log.clone())
-        .unwrap();
+    db.create_module::<Log, Probe>("probe", ModuleKind::Eponymous, log.clone()).unwrap();
     log
 }
 
@@ -75,37 +71,16 @@ impl VTab<Log> for Probe {
 
     fn open(&self) -> Result<Scan> {
         self.0.call("open")?;
-        Ok(Scan {
-            log: self.0.clone(),
-            at: 0,
-        })
+        Ok(Scan { log: self.0.clone(), at: 0 })
     }
 
     fn update(&self, change: Change<'_>) -> Result<i64> {
         let line = match change {
-            Change::Insert {
-                rowid,
-                values,
-                conflict,
-            } => {
-                format!(
-                    "insert {:?} {} {conflict:?}",
-                    rowid.map(|r| r.int()),
-                    values[0].int()
-                )
+            Change::Insert { rowid, values, conflict } => {
+                format!("insert {:?} {} {conflict:?}", rowid.map(|r| r.int()), values[0].int())
             }
-            Change::Update {
-                old_rowid,
-                new_rowid,
-                values,
-                ..
-            } => {
-                format!(
-                    "update {} {} {}",
-                    old_rowid.int(),
-                    new_rowid.int(),
-                    values[0].int()
-                )
+            Change::Update { old_rowid, new_rowid, values, .. } => {
+                format!("update {} {} {}", old_rowid.int(), new_rowid.int(), values[0].int())
             }
             Change::Delete { rowid } => format!("delete {}", rowid.int()),
         };

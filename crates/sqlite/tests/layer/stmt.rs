@@ -31,15 +31,11 @@ fn every_type_comes_back_as_it_went_in() {
         assert!(!insert.step().unwrap());
         insert.reset();
         insert.clear_bindings();
-        let same = insert
-            .query_row(&[value], |row| Ok(row.column(0) == value))
-            .unwrap();
+        let same = insert.query_row(&[value], |row| Ok(row.column(0) == value)).unwrap();
         assert_eq!(same, Some(true), "{value:?}");
     }
     drop(insert);
-    let mut all = db
-        .prepare("SELECT v, typeof(v) FROM t ORDER BY rowid")
-        .unwrap();
+    let mut all = db.prepare("SELECT v, typeof(v) FROM t ORDER BY rowid").unwrap();
     for value in values.into_iter().flat_map(|v| [v, v]) {
         assert!(all.step().unwrap());
         assert_eq!(all.column(0), value);
@@ -50,17 +46,11 @@ fn every_type_comes_back_as_it_went_in() {
 #[test]
 fn numbers_read_as_bytes_are_text_and_nothing_is_beyond_the_row() {
     let (_conn, db) = memory();
-    let mut stmt = db
-        .prepare("SELECT 12 AS twelve, 'x', x'00ff', NULL")
-        .unwrap();
+    let mut stmt = db.prepare("SELECT 12 AS twelve, 'x', x'00ff', NULL").unwrap();
     assert_eq!(stmt.column(0), ValueRef::Null, "no row yet");
     assert!(stmt.step().unwrap());
     assert_eq!(stmt.column_text(0), b"12");
-    assert_eq!(
-        stmt.column(0),
-        ValueRef::Integer(12),
-        "reading it as text does not make it text"
-    );
+    assert_eq!(stmt.column(0), ValueRef::Integer(12), "reading it as text does not make it text");
     assert_eq!(stmt.column_blob(1), b"x");
     assert_eq!(stmt.column_blob(2), [0, 255]);
     assert_eq!(stmt.column_text(3), b"");
@@ -75,8 +65,10 @@ fn numbers_read_as_bytes_are_text_and_nothing_is_beyond_the_row() {
 #[test]
 fn text_of_a_utf16_database_is_utf8_and_stays_put() {
     let (_conn, db) = memory();
-    db.exec("PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(v); INSERT INTO t VALUES ('h\u{e9}llo'), (x'6869')")
-        .unwrap();
+    db.exec(
+        "PRAGMA encoding = 'UTF-16le'; CREATE TABLE t(v); INSERT INTO t VALUES ('h\u{e9}llo'), (x'6869')",
+    )
+    .unwrap();
     let mut stmt = db.prepare("SELECT v FROM t").unwrap();
     assert!(stmt.step().unwrap());
     let (blob, text) = (stmt.column_blob(0), stmt.column_text(0));
@@ -95,10 +87,7 @@ fn lent_parameters_are_always_taken_back() {
     let row = [ValueRef::Text(b"key"), ValueRef::Blob(b"value")];
     let is_clean = |stmt: &rejoin_sqlite::Stmt| {
         assert!(!stmt.is_busy());
-        assert_eq!(
-            stmt.expanded_sql().unwrap(),
-            "INSERT INTO t VALUES (NULL, NULL)"
-        );
+        assert_eq!(stmt.expanded_sql().unwrap(), "INSERT INTO t VALUES (NULL, NULL)");
     };
     stmt.run(&row).unwrap();
     is_clean(&stmt);
@@ -108,17 +97,11 @@ fn lent_parameters_are_always_taken_back() {
     assert_eq!(error.message, "UNIQUE constraint failed: t.a");
     is_clean(&stmt);
 
-    let refused = stmt
-        .with_bound(&row, |_| Err::<(), _>(Error::new(77, "mine")))
-        .unwrap_err();
+    let refused = stmt.with_bound(&row, |_| Err::<(), _>(Error::new(77, "mine"))).unwrap_err();
     assert_eq!(refused, Error::new(77, "mine"));
     is_clean(&stmt);
 
-    let too_many = [
-        ValueRef::Text(b"a"),
-        ValueRef::Text(b"b"),
-        ValueRef::Text(b"c"),
-    ];
+    let too_many = [ValueRef::Text(b"a"), ValueRef::Text(b"b"), ValueRef::Text(b"c")];
     assert_eq!(stmt.run(&too_many).unwrap_err().code, ffi::SQLITE_RANGE);
     is_clean(&stmt);
 
@@ -136,50 +119,26 @@ fn lent_parameters_are_always_taken_back() {
 #[test]
 fn query_row_leaves_no_open_read_behind() {
     let (_conn, db) = memory();
-    let mut stmt = db
-        .prepare("SELECT value FROM json_each('[1,2,3]') WHERE value > ?")
-        .unwrap();
-    assert_eq!(
-        stmt.query_row(&[ValueRef::Integer(1)], |r| Ok(r.column_int(0)))
-            .unwrap(),
-        Some(2)
-    );
+    let mut stmt = db.prepare("SELECT value FROM json_each('[1,2,3]') WHERE value > ?").unwrap();
+    assert_eq!(stmt.query_row(&[ValueRef::Integer(1)], |r| Ok(r.column_int(0))).unwrap(), Some(2));
     assert!(!stmt.is_busy());
-    assert_eq!(
-        stmt.query_row(&[ValueRef::Integer(3)], |r| Ok(r.column_int(0)))
-            .unwrap(),
-        None
-    );
+    assert_eq!(stmt.query_row(&[ValueRef::Integer(3)], |r| Ok(r.column_int(0))).unwrap(), None);
 }
 
 #[test]
 fn one_statement_is_prepared_and_many_are_executed() {
     let (_conn, db) = memory();
-    db.exec("CREATE TABLE t(a); -- with a comment\n INSERT INTO t VALUES (';'), (2);; SELECT * FROM t; ").unwrap();
+    db.exec("CREATE TABLE t(a); -- with a comment\n INSERT INTO t VALUES (';'), (2);; SELECT * FROM t; ")
+        .unwrap();
     assert_eq!(int(db, "SELECT count(*) FROM t").unwrap(), 2);
     assert!(db.prepare("SELECT 1; -- the end").is_ok());
-    assert_eq!(
-        db.prepare("SELECT 1; SELECT 2").unwrap_err().code,
-        ffi::SQLITE_MISUSE
-    );
-    assert_eq!(
-        db.prepare(" -- nothing").unwrap_err().code,
-        ffi::SQLITE_MISUSE
-    );
+    assert_eq!(db.prepare("SELECT 1; SELECT 2").unwrap_err().code, ffi::SQLITE_MISUSE);
+    assert_eq!(db.prepare(" -- nothing").unwrap_err().code, ffi::SQLITE_MISUSE);
     let error = db.prepare("SELECT nope FROM t").unwrap_err();
-    assert_eq!(
-        (error.code, error.message.as_str()),
-        (ffi::SQLITE_ERROR, "no such column: nope")
-    );
-    let error = db
-        .exec("INSERT INTO t VALUES (3); INSERT INTO t VALUES (1, 2)")
-        .unwrap_err();
+    assert_eq!((error.code, error.message.as_str()), (ffi::SQLITE_ERROR, "no such column: nope"));
+    let error = db.exec("INSERT INTO t VALUES (3); INSERT INTO t VALUES (1, 2)").unwrap_err();
     assert_eq!(error.code, ffi::SQLITE_ERROR);
-    assert_eq!(
-        int(db, "SELECT count(*) FROM t").unwrap(),
-        3,
-        "what ran before the error stays"
-    );
+    assert_eq!(int(db, "SELECT count(*) FROM t").unwrap(), 3, "what ran before the error stays");
 }
 
 #[test]
@@ -201,10 +160,7 @@ fn a_changed_schema_is_counted_and_survived() {
 fn the_connection_answers_about_itself() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("file.db");
-    let (conn, other) = (
-        Connection::open(&path).unwrap(),
-        Connection::open(&path).unwrap(),
-    );
+    let (conn, other) = (Connection::open(&path).unwrap(), Connection::open(&path).unwrap());
     other.busy_timeout(std::time::Duration::ZERO).unwrap();
     let (db, other) = (Db::with(&conn, |db| db), handle(&other));
     assert!(db.filename().unwrap().ends_with("file.db"));
@@ -213,20 +169,15 @@ fn the_connection_answers_about_itself() {
     assert!(db.libversion_number() >= 3_040_000);
     assert!(db.limit(ffi::SQLITE_LIMIT_VARIABLE_NUMBER) > 0);
 
-    db.exec(
-        "CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b VARCHAR(9) COLLATE NOCASE NOT NULL)",
-    )
-    .unwrap();
+    db.exec("CREATE TABLE t(a INTEGER PRIMARY KEY AUTOINCREMENT, b VARCHAR(9) COLLATE NOCASE NOT NULL)")
+        .unwrap();
     int(other, "SELECT count(*) FROM t").unwrap();
     let before = other.data_version().unwrap();
     assert_eq!(other.data_version().unwrap(), before);
     db.exec("INSERT INTO t(b) VALUES ('x'), ('y')").unwrap();
     int(other, "SELECT count(*) FROM t").unwrap();
     assert_ne!(other.data_version().unwrap(), before);
-    assert_eq!(
-        (db.changes(), db.total_changes(), db.last_insert_rowid()),
-        (2, 2, 2)
-    );
+    assert_eq!((db.changes(), db.total_changes(), db.last_insert_rowid()), (2, 2, 2));
     db.set_last_insert_rowid(-9);
     assert_eq!(int(db, "SELECT last_insert_rowid()").unwrap(), -9);
 
@@ -244,32 +195,21 @@ fn the_connection_answers_about_itself() {
 
     let meta = db.column_meta("t", "b").unwrap();
     assert_eq!(meta.decl_type.as_deref(), Some("VARCHAR(9)"));
-    assert_eq!(
-        (meta.not_null, meta.primary_key, meta.autoincrement),
-        (true, false, false)
-    );
-    assert_eq!(
-        db.column_collation("t", "b").unwrap().as_deref(),
-        Some("NOCASE")
-    );
+    assert_eq!((meta.not_null, meta.primary_key, meta.autoincrement), (true, false, false));
+    assert_eq!(db.column_collation("t", "b").unwrap().as_deref(), Some("NOCASE"));
     assert!(db.column_meta("t", "a").unwrap().autoincrement);
-    assert_eq!(
-        db.column_meta("t", "c").unwrap_err().message,
-        "no such table column: t.c"
-    );
+    assert_eq!(db.column_meta("t", "c").unwrap_err().message, "no such table column: t.c");
     assert!(db.column_meta("a\0b", "c").is_err());
 }
 
 #[test]
 fn triggers_can_be_switched_off() {
     let (_conn, db) = memory();
-    db.exec("CREATE TABLE t(a); CREATE TRIGGER x BEFORE INSERT ON t BEGIN SELECT raise(ABORT, 'no'); END").unwrap();
+    db.exec("CREATE TABLE t(a); CREATE TRIGGER x BEFORE INSERT ON t BEGIN SELECT raise(ABORT, 'no'); END")
+        .unwrap();
     assert!(db.trigger_enabled().unwrap());
     let refused = db.exec("INSERT INTO t VALUES (1)").unwrap_err();
-    assert_eq!(
-        (refused.code, refused.message.as_str()),
-        (ffi::SQLITE_CONSTRAINT_TRIGGER, "no")
-    );
+    assert_eq!((refused.code, refused.message.as_str()), (ffi::SQLITE_CONSTRAINT_TRIGGER, "no"));
     db.set_triggers_enabled(false).unwrap();
     assert!(!db.trigger_enabled().unwrap());
     db.exec("INSERT INTO t VALUES (1)").unwrap();
@@ -279,10 +219,7 @@ fn triggers_can_be_switched_off() {
 
 #[test]
 fn errors_have_names_and_pass_through_rusqlite() {
-    assert_eq!(
-        code_name(ffi::SQLITE_BUSY_SNAPSHOT),
-        Some("SQLITE_BUSY_SNAPSHOT")
-    );
+    assert_eq!(code_name(ffi::SQLITE_BUSY_SNAPSHOT), Some("SQLITE_BUSY_SNAPSHOT"));
     assert_eq!(
         code_name(ffi::SQLITE_IOERR_READ),
         Some("SQLITE_IOERR"),

@@ -81,12 +81,7 @@ impl Bounds {
 
 #[inline]
 fn sentinel_slot(s: &Sentinel) -> Slot {
-    Slot {
-        transaction: s.db_version,
-        site: i64::from(s.site),
-        version: 0,
-        seq: s.seq,
-    }
+    Slot { transaction: s.db_version, site: i64::from(s.site), version: 0, seq: s.seq }
 }
 
 #[inline]
@@ -103,11 +98,5 @@ fn group_slot(g: &GroupRecord) -> Slot {
 #[inline]
 fn slots(record: &RowRecord) -> impl Iterator<Item = (usize, Slot)> + '_ {
     let sentinel = record.sentinel.iter().map(|s| (0, sentinel_slot(s)));
-    sentinel.chain(
-        record
-            .groups
-            .iter()
-            .enumerate()
-            .map(|(i, g)| (i + 1, group_slot(g))),
-    )
+    sentinel.chain(record.groups.iter().enumerate().map(|(i, g)| (i + 1, group_slot(g))))
 }

@@ -27,12 +27,7 @@ pub(crate) struct RunReader<'a> {
 impl<'a> RunReader<'a> {
     pub(crate) fn new(bytes: &'a [u8], bounds: Bounds) -> RunReader<'a> {
         let input = Input::new(bytes);
-        RunReader {
-            whole: input,
-            input,
-            bounds,
-            ..RunReader::default()
-        }
+        RunReader { whole: input, input, bounds, ..RunReader::default() }
     }
 
     pub(crate) fn record(&self) -> &RowRecord {
@@ -80,27 +75,17 @@ impl<'a> RunReader<'a> {
     fn run(&mut self, rows_left: u64) -> Result<()> {
         let flags = self.input.byte()?;
         if flags & SEQ != 0 && flags & SEQ_ITSELF != 0 {
-            return Err(Error::Malformed {
-                what: "a run with two kinds of sequence numbers",
-            });
+            return Err(Error::Malformed { what: "a run with two kinds of sequence numbers" });
         }
         if flags & SHAPE != 0 {
             self.shape()?;
         } else if self.record.cl == 0 {
-            return Err(Error::Malformed {
-                what: "the first run of a table has no shape",
-            });
+            return Err(Error::Malformed { what: "the first run of a table has no shape" });
         }
         self.numbers(flags)?;
-        let count = if flags & RUN != 0 {
-            self.input.varint()?.saturating_add(2)
-        } else {
-            1
-        };
+        let count = if flags & RUN != 0 { self.input.varint()?.saturating_add(2) } else { 1 };
         if count > rows_left {
-            return Err(Error::Malformed {
-                what: "a run of more rows than the table has",
-            });
+            return Err(Error::Malformed { what: "a run of more rows than the table has" });
         }
         self.fill(count)?;
         self.left = count - 1;
@@ -111,9 +96,7 @@ impl<'a> RunReader<'a> {
         let number = self.input.varint()?;
         if let Some(index) = number.checked_sub(1) {
             let start = usize::try_from(index).ok().and_then(|i| self.shapes.get(i));
-            let start = start.ok_or(Error::Malformed {
-                what: "a shape that was not defined",
-            })?;
+            let start = start.ok_or(Error::Malformed { what: "a shape that was not defined" })?;
             let mut definition = self.whole;
             definition.take(*start as usize)?;
             read_shape(&mut definition, &self.bounds, &mut self.record)?;
@@ -136,17 +119,12 @@ impl<'a> RunReader<'a> {
     /// Brings the slots in use up to the first row of the run.
     fn numbers(&mut self, flags: u8) -> Result<()> {
         let first = usize::from(self.record.sentinel.is_none());
-        let used = self
-            .state
-            .get_mut(first..=self.record.groups.len())
-            .unwrap_or_default();
+        let used = self.state.get_mut(first..=self.record.groups.len()).unwrap_or_default();
         if flags & TRANSACTION != 0 {
-            used.iter_mut()
-                .try_for_each(|slot| add(&mut slot.transaction, self.input.signed()?))?;
+            used.iter_mut().try_for_each(|slot| add(&mut slot.transaction, self.input.signed()?))?;
         }
         if flags & SITE != 0 {
-            used.iter_mut()
-                .try_for_each(|slot| add(&mut slot.site, self.input.signed()?))?;
+            used.iter_mut().try_for_each(|slot| add(&mut slot.site, self.input.signed()?))?;
         }
         if flags & VERSION != 0 {
             let mut groups = used.iter_mut().skip(1 - first);
@@ -171,14 +149,10 @@ impl<'a> RunReader<'a> {
     /// Puts the numbers of the slots into the record, once first and last row of the run are seen to be right.
     fn fill(&mut self, count: u64) -> Result<()> {
         let (bounds, state) = (self.bounds, &self.state);
-        let grown = i64::try_from(count - 1)
-            .ok()
-            .and_then(|n| self.stride.checked_mul(n));
+        let grown = i64::try_from(count - 1).ok().and_then(|n| self.stride.checked_mul(n));
         let checked = |i: usize, cells: u32| {
             let slot = state.get(i).copied().unwrap_or_default();
-            let last = grown
-                .and_then(|g| slot.seq.checked_add(g))
-                .ok_or(OVERFLOW)?;
+            let last = grown.and_then(|g| slot.seq.checked_add(g)).ok_or(OVERFLOW)?;
             match bounds.fault(&slot, last, cells) {
                 Some(what) => Err(Error::Malformed { what }),
                 None => Ok(slot),
@@ -186,28 +160,19 @@ impl<'a> RunReader<'a> {
         };
         if let Some(s) = &mut self.record.sentinel {
             let slot = checked(0, 1)?;
-            *s = Sentinel {
-                db_version: slot.transaction,
-                site: slot.site as u32,
-                seq: slot.seq,
-            };
+            *s = Sentinel { db_version: slot.transaction, site: slot.site as u32, seq: slot.seq };
         }
         for (i, g) in self.record.groups.iter_mut().enumerate() {
             let slot = checked(i + 1, g.cols.len())?;
-            g.stamp = Stamp {
-                col_version: slot.version,
-                db_version: slot.transaction,
-                site: slot.site as u32,
-            };
+            g.stamp =
+                Stamp { col_version: slot.version, db_version: slot.transaction, site: slot.site as u32 };
             g.seq = slot.seq;
         }
         Ok(())
     }
 }
 
-const OVERFLOW: Error = Error::Malformed {
-    what: "a number of a run overflows",
-};
+const OVERFLOW: Error = Error::Malformed { what: "a number of a run overflows" };
 
 #[inline]
 fn add(number: &mut i64, delta: i64) -> Result<()> {

@@ -36,10 +36,7 @@ impl RunWriter {
             check_shape(record, bounds)?;
         }
         let fault = slots(record).find_map(|(i, slot)| {
-            let cells = i
-                .checked_sub(1)
-                .and_then(|g| record.groups.get(g))
-                .map_or(1, |g| g.cols.len());
+            let cells = i.checked_sub(1).and_then(|g| record.groups.get(g)).map_or(1, |g| g.cols.len());
             bounds.fault(&slot, slot.seq, cells)
         });
         if let Some(what) = fault {
@@ -89,14 +86,8 @@ impl RunWriter {
             // Two rows that merely follow one another; a stride of their own would not pay.
             self.count = 1;
             self.flush_run();
-            self.first
-                .sentinel
-                .iter_mut()
-                .for_each(|s| s.seq += self.run_stride);
-            self.first
-                .groups
-                .iter_mut()
-                .for_each(|g| g.seq += self.run_stride);
+            self.first.sentinel.iter_mut().for_each(|s| s.seq += self.run_stride);
+            self.first.groups.iter_mut().for_each(|g| g.seq += self.run_stride);
             self.shape_is_new = false;
             self.count = 1;
         }
@@ -121,17 +112,9 @@ impl RunWriter {
         let (mut differences, mut itself) = (0, 0);
         for (i, new) in slots(&self.first) {
             let old = self.state.get(i).copied().unwrap_or_default();
-            flags |= if new.transaction != old.transaction {
-                TRANSACTION
-            } else {
-                0
-            };
+            flags |= if new.transaction != old.transaction { TRANSACTION } else { 0 };
             flags |= if new.site != old.site { SITE } else { 0 };
-            flags |= if new.version != old.version {
-                VERSION
-            } else {
-                0
-            };
+            flags |= if new.version != old.version { VERSION } else { 0 };
             let expected = old.seq.wrapping_add(self.stride);
             flags |= if new.seq != expected { SEQ } else { 0 };
             differences += varint::size(varint::zigzag(new.seq.wrapping_sub(expected)));
@@ -158,12 +141,9 @@ impl RunWriter {
         }
         let out = &mut self.out;
         let (first, state) = (&self.first, &self.state);
-        let pairs =
-            || slots(first).map(|(i, new)| (i, new, state.get(i).copied().unwrap_or_default()));
+        let pairs = || slots(first).map(|(i, new)| (i, new, state.get(i).copied().unwrap_or_default()));
         if flags & TRANSACTION != 0 {
-            pairs().for_each(|(_, new, old)| {
-                varint::put_signed(out, new.transaction - old.transaction)
-            });
+            pairs().for_each(|(_, new, old)| varint::put_signed(out, new.transaction - old.transaction));
         }
         if flags & SITE != 0 {
             pairs().for_each(|(_, new, old)| varint::put_signed(out, new.site - old.site));

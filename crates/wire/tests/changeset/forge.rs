@@ -59,33 +59,15 @@ impl Forge {
     pub fn good() -> Forge {
         // One run of shape cl 1, one group of columns 0 and 1, column version 1, stride 2, three rows.
         let runs = vec![1 | 8 | 16 | 32 | 64, 0, 1, 1 << 1, 1, 0b11, 0, 2, 4, 3, 1];
-        let a = Column {
-            types: vec![2 << 3 | 1],
-            ints: (1, vec![20, 2, 2]),
-            ..Column::default()
-        };
-        let b = Column {
-            types: vec![3, 0, 3],
-            lengths: vec![1, 2],
-            bytes: b"xyz".to_vec(),
-            ..Column::default()
-        };
-        Forge {
-            rows: 3,
-            runs,
-            key_form: 2,
-            keys: vec![2, 2, 2],
-            columns: [a, b],
-        }
+        let a = Column { types: vec![2 << 3 | 1], ints: (1, vec![20, 2, 2]), ..Column::default() };
+        let b =
+            Column { types: vec![3, 0, 3], lengths: vec![1, 2], bytes: b"xyz".to_vec(), ..Column::default() };
+        Forge { rows: 3, runs, key_form: 2, keys: vec![2, 2, 2], columns: [a, b] }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut head = [
-            varint(self.runs.len() as u64),
-            vec![self.key_form],
-            varint(self.keys.len() as u64),
-        ]
-        .concat();
+        let mut head =
+            [varint(self.runs.len() as u64), vec![self.key_form], varint(self.keys.len() as u64)].concat();
         let mut data = [&self.runs[..], &self.keys].concat();
         for c in &self.columns {
             head.extend(varint(c.types.len() as u64));
@@ -94,22 +76,12 @@ impl Forge {
                     head.extend(varint(stream.len() as u64));
                     head.extend((!stream.is_empty()).then_some(form));
                 }
-                head.extend(
-                    [varint(c.lengths.len() as u64), varint(c.bytes.len() as u64)].concat(),
-                );
+                head.extend([varint(c.lengths.len() as u64), varint(c.bytes.len() as u64)].concat());
             }
             data.extend([&c.types[..], &c.ints.1, &c.reals.1, &c.lengths, &c.bytes].concat());
         }
         let body = [head, data].concat();
-        let directory = [
-            sized(b"t"),
-            vec![1],
-            sized(b"k"),
-            vec![2],
-            sized(b"a"),
-            sized(b"b"),
-        ]
-        .concat();
+        let directory = [sized(b"t"), vec![1], sized(b"k"), vec![2], sized(b"a"), sized(b"b")].concat();
         let table = [directory, varint(self.rows), varint(body.len() as u64)].concat();
         seal(&[front(), vec![1], table, body].concat())
     }

@@ -29,17 +29,10 @@ fn every_truncation_is_refused() {
         let good = write(&every_feature(), compress).unwrap();
         for len in 0..good.len() {
             let error = Reader::open(&good[..len]).err();
-            let expected = if len < 4 {
-                Error::NotAChangeset
-            } else {
-                Error::Corrupt
-            };
+            let expected = if len < 4 { Error::NotAChangeset } else { Error::Corrupt };
             assert_eq!(error, Some(expected), "{len} bytes");
         }
-        assert_eq!(
-            Reader::open(&[&good[..], &[0]].concat()).err(),
-            Some(Error::Corrupt)
-        );
+        assert_eq!(Reader::open(&[&good[..], &[0]].concat()).err(), Some(Error::Corrupt));
     }
 }
 
@@ -50,9 +43,7 @@ fn refused_or_sound(bytes: &[u8]) -> bool {
             assert_same(&content, &read(&write(&content, false).unwrap()).unwrap());
             true
         }
-        Err(
-            Error::Malformed { .. } | Error::TooLarge { .. } | Error::UnsupportedVersion { .. },
-        ) => false,
+        Err(Error::Malformed { .. } | Error::TooLarge { .. } | Error::UnsupportedVersion { .. }) => false,
         Err(other) => panic!("{other:?} for sealed bytes"),
     }
 }
@@ -64,24 +55,11 @@ fn every_byte_changed_under_a_right_checksum() {
         let (mut sound, mut refused) = (0, 0);
         for at in 4..good.len() - 16 {
             let old = good[at];
-            for new in [
-                0,
-                1,
-                0x7f,
-                0x80,
-                0xff,
-                old ^ 1,
-                old ^ 0x40,
-                old.wrapping_add(1),
-                old.wrapping_sub(1),
-            ] {
+            for new in [0, 1, 0x7f, 0x80, 0xff, old ^ 1, old ^ 0x40, old.wrapping_add(1), old.wrapping_sub(1)]
+            {
                 let mut bad = good.clone();
                 bad[at] = new;
-                let counter = if refused_or_sound(&reseal(&bad)) {
-                    &mut sound
-                } else {
-                    &mut refused
-                };
+                let counter = if refused_or_sound(&reseal(&bad)) { &mut sound } else { &mut refused };
                 *counter += 1;
             }
         }
@@ -96,10 +74,7 @@ fn every_byte_changed_under_a_right_checksum() {
 fn every_payload_cut_short_under_a_right_checksum() {
     let good = write(&every_feature(), false).unwrap();
     for len in 0..good.len() - 16 - 6 {
-        assert!(
-            !refused_or_sound(&seal(&good[6..6 + len])),
-            "{len} bytes of payload"
-        );
+        assert!(!refused_or_sound(&seal(&good[6..6 + len])), "{len} bytes of payload");
     }
 }
 
@@ -144,10 +119,7 @@ fn the_forge_itself_is_sound() {
     assert_eq!(seqs, [0, 2, 4]);
     assert_eq!(table.rows[2].key, [1, 1 << 3 | 1, 3]);
     assert!(matches!(&table.rows[2].values[..], [Value::Int(12), Value::Text(t)] if t == b"yz"));
-    assert!(matches!(
-        table.rows[1].values[..],
-        [Value::Int(11), Value::Null]
-    ));
+    assert!(matches!(table.rows[1].values[..], [Value::Int(11), Value::Null]));
 }
 
 #[test]
@@ -156,10 +128,7 @@ fn runs_that_promise_more_than_there_is() {
         f.runs.pop();
         f.runs.extend(varint(999_999_998));
     };
-    assert_eq!(
-        what(&forged(billion)),
-        "a run of more rows than the table has"
-    );
+    assert_eq!(what(&forged(billion)), "a run of more rows than the table has");
     let rows = |f: &mut Forge| {
         billion(f);
         f.rows = 1_000_000_000;
@@ -181,10 +150,7 @@ fn runs_that_promise_more_than_there_is() {
     // An endless run of NULLs still takes a byte for 32 of them.
     let nulls = |f: &mut Forge| {
         keys_only(f);
-        f.columns = [(); 2].map(|()| Column {
-            types: vec![31 << 3; 1000],
-            ..Column::default()
-        });
+        f.columns = [(); 2].map(|()| Column { types: vec![31 << 3; 1000], ..Column::default() });
     };
     assert_eq!(what(&forged(nulls)), "a part ends before its content");
 }
@@ -195,10 +161,7 @@ fn row_records_out_of_range() {
     // flags, shape, [deltas], [stride], [sequence], count
     assert_eq!(runs(&[64, 1]), "the first run of a table has no shape");
     assert_eq!(runs(&[1 | 64, 1, 1]), "a shape that was not defined");
-    assert_eq!(
-        runs(&[1 | 64, 0, 0, 2, 1, 3, 0, 1]),
-        "a causal length out of range"
-    );
+    assert_eq!(runs(&[1 | 64, 0, 0, 2, 1, 3, 0, 1]), "a causal length out of range");
     let cl = [&[1 | 64, 0][..], &varint((1 << 31) + 1), &[2, 1, 3, 0, 1]].concat();
     assert_eq!(runs(&cl), "a causal length out of range");
     assert_eq!(
@@ -209,108 +172,42 @@ fn row_records_out_of_range() {
         runs(&[1 | 64, 0, 1, 2, 1, 7, 0, 1]),
         "a group without columns, or of a column that is not listed"
     );
-    assert_eq!(
-        runs(&[1 | 64, 0, 1, 2, 1, 1, 1, 3, 1]),
-        "live columns outside their group, or none"
-    );
-    assert_eq!(
-        runs(&[1 | 64, 0, 1, 4, 1, 1, 0, 1, 1, 0, 1]),
-        "a cell in two groups"
-    );
-    assert_eq!(
-        runs(&[1 | 64, 0, 1, 2, 2, 3, 0, 0, 1]),
-        "a column set is too long"
-    );
-    let many = [
-        &[1 | 64, 0, 1][..],
-        &varint(u64::MAX),
-        &[1, 3, 0, 1, 1, 0, 1],
-    ]
-    .concat();
+    assert_eq!(runs(&[1 | 64, 0, 1, 2, 1, 1, 1, 3, 1]), "live columns outside their group, or none");
+    assert_eq!(runs(&[1 | 64, 0, 1, 4, 1, 1, 0, 1, 1, 0, 1]), "a cell in two groups");
+    assert_eq!(runs(&[1 | 64, 0, 1, 2, 2, 3, 0, 0, 1]), "a column set is too long");
+    let many = [&[1 | 64, 0, 1][..], &varint(u64::MAX), &[1, 3, 0, 1, 1, 0, 1]].concat();
     assert_eq!(runs(&many), "a cell in two groups");
-    let numbers =
-        |flags: u8, rest: &[u8]| runs(&[&[flags | 1 | 64, 0, 1, 2, 1, 3, 0], rest].concat());
-    assert_eq!(
-        numbers(2, &[2, 1]),
-        "a row of a transaction that is not listed"
-    );
-    assert_eq!(
-        numbers(2, &[1, 1]),
-        "a row of a transaction that is not listed"
-    );
+    let numbers = |flags: u8, rest: &[u8]| runs(&[&[flags | 1 | 64, 0, 1, 2, 1, 3, 0], rest].concat());
+    assert_eq!(numbers(2, &[2, 1]), "a row of a transaction that is not listed");
+    assert_eq!(numbers(2, &[1, 1]), "a row of a transaction that is not listed");
     assert_eq!(numbers(4, &[2, 1]), "a row of a site that is not listed");
     assert_eq!(numbers(8, &[1, 1]), "a column version out of range");
-    assert_eq!(
-        numbers(8, &[&varint(1 << 54)[..], &[1]].concat()),
-        "a column version out of range"
-    );
-    assert_eq!(
-        numbers(128, &[&varint((1 << 53) - 1)[..], &[1]].concat()),
-        "a sequence number out of range"
-    );
-    assert_eq!(
-        numbers(128, &[&varint(u64::MAX)[..], &[1]].concat()),
-        "a number of a run overflows"
-    );
-    assert_eq!(
-        numbers(32 | 128, &[1]),
-        "a run with two kinds of sequence numbers"
-    );
+    assert_eq!(numbers(8, &[&varint(1 << 54)[..], &[1]].concat()), "a column version out of range");
+    assert_eq!(numbers(128, &[&varint((1 << 53) - 1)[..], &[1]].concat()), "a sequence number out of range");
+    assert_eq!(numbers(128, &[&varint(u64::MAX)[..], &[1]].concat()), "a number of a run overflows");
+    assert_eq!(numbers(32 | 128, &[1]), "a run with two kinds of sequence numbers");
     // Right at its first row, wrong or overflowing at its last.
-    assert_eq!(
-        numbers(16 | 128, &[1, 1, 1]),
-        "a sequence number out of range"
-    );
+    assert_eq!(numbers(16 | 128, &[1, 1, 1]), "a sequence number out of range");
     let stride = varint(u64::MAX - 1);
-    assert_eq!(
-        numbers(16 | 128, &[&stride[..], &[1, 1]].concat()),
-        "a number of a run overflows"
-    );
+    assert_eq!(numbers(16 | 128, &[&stride[..], &[1, 1]].concat()), "a number of a run overflows");
 }
 
 #[test]
 fn keys_and_values_out_of_shape() {
     let bytes = |keys: &[u8]| what(&forged(|f| (f.key_form, f.keys) = (0, keys.to_vec())));
-    assert_eq!(
-        bytes(&[0, 1, 9, 1, 0, 2, 0, 0]),
-        "a key shares more than there is"
-    );
-    assert_eq!(
-        bytes(&[0, 1, 9, 0, 0, 0, 1, 9]),
-        "a key is empty or too long"
-    );
-    assert_eq!(
-        bytes(&[0, 1, 9, 1, 0, 1, 9]),
-        "a count is larger than its content"
-    );
+    assert_eq!(bytes(&[0, 1, 9, 1, 0, 2, 0, 0]), "a key shares more than there is");
+    assert_eq!(bytes(&[0, 1, 9, 0, 0, 0, 1, 9]), "a key is empty or too long");
+    assert_eq!(bytes(&[0, 1, 9, 1, 0, 1, 9]), "a count is larger than its content");
     let long = [&[0, 70][..], &[9; 70], &[65, 0, 0, 0]].concat();
     assert_eq!(bytes(&long), "a key shares more than there is");
-    assert_eq!(
-        what(&forged(|f| f.key_form = 3)),
-        "unknown form of a key stream"
-    );
+    assert_eq!(what(&forged(|f| f.key_form = 3)), "unknown form of a key stream");
     for types in [5, 6, 7] {
-        assert_eq!(
-            what(&forged(|f| f.columns[1].types[1] = types)),
-            "unknown type of a value"
-        );
+        assert_eq!(what(&forged(|f| f.columns[1].types[1] = types)), "unknown type of a value");
     }
-    assert_eq!(
-        what(&forged(|f| f.columns[0].types = vec![2])),
-        "a real without its bytes"
-    );
-    assert_eq!(
-        what(&forged(|f| f.columns[0].ints.0 = 2)),
-        "unknown form of a number stream"
-    );
-    assert_eq!(
-        what(&forged(|f| f.columns[0].reals = (16, vec![1]))),
-        "unknown form of a number stream"
-    );
-    assert_eq!(
-        what(&forged(|f| f.columns[1].lengths = vec![1, 3])),
-        "a part ends before its content"
-    );
+    assert_eq!(what(&forged(|f| f.columns[0].types = vec![2])), "a real without its bytes");
+    assert_eq!(what(&forged(|f| f.columns[0].ints.0 = 2)), "unknown form of a number stream");
+    assert_eq!(what(&forged(|f| f.columns[0].reals = (16, vec![1]))), "unknown form of a number stream");
+    assert_eq!(what(&forged(|f| f.columns[1].lengths = vec![1, 3])), "a part ends before its content");
     let huge = |f: &mut Forge| f.columns[1].lengths = [vec![1], varint(1 << 40)].concat();
     assert_eq!(what(&forged(huge)), "bytes of a value");
 }
@@ -323,10 +220,7 @@ fn nothing_may_be_left_over() {
     assert_eq!(what(&forged(|f| f.columns[0].ints.1.push(2))), LEFT);
     assert_eq!(what(&forged(|f| f.columns[0].types.push(0))), LEFT);
     assert_eq!(what(&forged(|f| f.columns[0].types[0] += 8)), LEFT);
-    assert_eq!(
-        what(&forged(|f| f.columns[0].reals = (0, vec![0; 8]))),
-        LEFT
-    );
+    assert_eq!(what(&forged(|f| f.columns[0].reals = (0, vec![0; 8]))), LEFT);
     assert_eq!(what(&forged(|f| f.columns[1].lengths.push(0))), LEFT);
     assert_eq!(what(&forged(|f| f.columns[1].bytes.push(0))), LEFT);
     // An error stays: it is not followed by more rows or by the end.
@@ -342,10 +236,7 @@ fn nothing_may_be_left_over() {
 fn fronts_out_of_shape() {
     const COUNT: &str = "a count is larger than its content";
     let sealed = |parts: &[&[u8]]| what(&seal(&parts.concat()));
-    assert_eq!(
-        sealed(&[&[0; 16], &[2]]),
-        "a lineage that is neither there nor not"
-    );
+    assert_eq!(sealed(&[&[0; 16], &[2]]), "a lineage that is neither there nor not");
     for count in [1 << 20, 1 << 40, u64::MAX] {
         assert_eq!(sealed(&[&HEADER, &varint(count)]), COUNT);
         assert_eq!(sealed(&[&HEADER, &[0], &varint(count)]), COUNT);
@@ -353,32 +244,14 @@ fn fronts_out_of_shape() {
         assert_eq!(sealed(&[&HEADER, &[0, 0, 0], &varint(count)]), COUNT);
         assert_eq!(sealed(&[&HEADER, &[0, 0, 0, 0], &varint(count)]), COUNT);
     }
-    assert_eq!(
-        sealed(&[&HEADER, &[0, 1], &[0, 2, 0, 0], &[7; 16], &[0, 0]]),
-        "a site that is not listed"
-    );
+    assert_eq!(sealed(&[&HEADER, &[0, 1], &[0, 2, 0, 0], &[7; 16], &[0, 0]]), "a site that is not listed");
     let site = [&HEADER[..], &[1], &[5; 16]].concat();
-    assert_eq!(
-        sealed(&[&site, &[1], &[0, 0, 0, 0], &[7; 16], &[0, 0]]),
-        "a version out of range"
-    );
-    assert_eq!(
-        sealed(&[&site, &[1], &[0, 2, 0, 1], &[7; 16], &[0, 0]]),
-        "a db_version out of range"
-    );
-    assert_eq!(
-        sealed(&[&site, &[0, 1], &[0, 0, 0], &[7; 8], &[0]]),
-        "a version out of range"
-    );
+    assert_eq!(sealed(&[&site, &[1], &[0, 0, 0, 0], &[7; 16], &[0, 0]]), "a version out of range");
+    assert_eq!(sealed(&[&site, &[1], &[0, 2, 0, 1], &[7; 16], &[0, 0]]), "a db_version out of range");
+    assert_eq!(sealed(&[&site, &[0, 1], &[0, 0, 0], &[7; 8], &[0]]), "a version out of range");
     let endless = varint(u64::MAX);
-    assert_eq!(
-        sealed(&[&site, &[0, 1], &[0, 1], &endless, &[7; 8], &[0]]),
-        "a version out of range"
-    );
-    assert_eq!(
-        sealed(&[&front(), &[0], &[0]]),
-        "the tables do not fill the changeset"
-    );
+    assert_eq!(sealed(&[&site, &[0, 1], &[0, 1], &endless, &[7; 8], &[0]]), "a version out of range");
+    assert_eq!(sealed(&[&front(), &[0], &[0]]), "the tables do not fill the changeset");
 }
 
 #[test]
@@ -388,17 +261,7 @@ fn tables_out_of_shape() {
             let each: Vec<u8> = names.iter().flat_map(|n| sized(n)).collect();
             [varint(names.len() as u64), each].concat()
         };
-        what(&seal(
-            &[
-                &front()[..],
-                &[1],
-                &sized(b"t"),
-                &names(keys),
-                &names(columns),
-                rest,
-            ]
-            .concat(),
-        ))
+        what(&seal(&[&front()[..], &[1], &sized(b"t"), &names(keys), &names(columns), rest].concat()))
     };
     const TWICE: &str = "a table without a key, or with two columns of one name";
     let body = [0, 3, 0, 0, 0];
@@ -409,19 +272,14 @@ fn tables_out_of_shape() {
     let many: Vec<Vec<u8>> = (0..32_767).map(|i| format!("c{i}").into_bytes()).collect();
     let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
     assert_eq!(table(&[b"k"], &many, &body), "columns of a table");
-    assert_eq!(
-        table(&[&vec![b'n'; (1 << 20) + 1]], &[], &body),
-        "bytes of a name"
-    );
+    assert_eq!(table(&[&vec![b'n'; (1 << 20) + 1]], &[], &body), "bytes of a name");
     let tables = [front(), varint(65_537), vec![0; 7 * 65_537]].concat();
     assert_eq!(what(&seal(&tables)), "tables");
 }
 
 #[test]
 fn compressed_parts_that_lie() {
-    let lz4 = |len: u64, block: &[u8]| {
-        reseal(&[b"RJCS\x01\x01", &varint(len)[..], block, &[0; 16]].concat())
-    };
+    let lz4 = |len: u64, block: &[u8]| reseal(&[b"RJCS\x01\x01", &varint(len)[..], block, &[0; 16]].concat());
     let payload = [&HEADER[..], &[0; 5]].concat();
     let block = lz4_flex::block::compress(&payload);
     assert!(read(&lz4(payload.len() as u64, &block)).is_ok());
@@ -430,10 +288,7 @@ fn compressed_parts_that_lie() {
         assert_eq!(what(&lz4(len, &block)), UNREADABLE);
     }
     assert_eq!(what(&lz4(100, &[0xff; 40])), UNREADABLE);
-    assert_eq!(
-        what(&lz4(1 << 29, &block)),
-        "more is promised than the compressed bytes can hold"
-    );
+    assert_eq!(what(&lz4(1 << 29, &block)), "more is promised than the compressed bytes can hold");
     assert_eq!(what(&lz4(1 << 31, &block)), "bytes of a changeset");
     let bound = Reader::open_bounded(&lz4(payload.len() as u64, &block), payload.len() - 1).err();
     assert!(matches!(bound, Some(Error::TooLarge { .. })));
@@ -442,29 +297,15 @@ fn compressed_parts_that_lie() {
 #[test]
 fn other_bytes_and_other_formats() {
     assert_eq!(Reader::open(b"").err(), Some(Error::NotAChangeset));
-    assert_eq!(
-        Reader::open(b"SQLite format 3\0").err(),
-        Some(Error::NotAChangeset)
-    );
+    assert_eq!(Reader::open(b"SQLite format 3\0").err(), Some(Error::NotAChangeset));
     assert_eq!(Reader::open(b"RJCS").err(), Some(Error::Corrupt));
     let other = |version: u8, flags: u8| {
-        Reader::open(&reseal(
-            &[b"RJCS", &[version, flags][..], &HEADER, &[0; 21]].concat(),
-        ))
-        .err()
+        Reader::open(&reseal(&[b"RJCS", &[version, flags][..], &HEADER, &[0; 21]].concat())).err()
     };
     assert_eq!(other(1, 0), None);
     assert_eq!(other(2, 0), Some(Error::UnsupportedVersion { version: 2 }));
-    assert_eq!(
-        other(1, 2),
-        Some(Error::Malformed {
-            what: "unknown flags"
-        })
-    );
+    assert_eq!(other(1, 2), Some(Error::Malformed { what: "unknown flags" }));
     let good = write(&every_feature(), false).unwrap();
-    assert!(matches!(
-        Reader::open_bounded(&good, good.len() - 1).err(),
-        Some(Error::TooLarge { .. })
-    ));
+    assert!(matches!(Reader::open_bounded(&good, good.len() - 1).err(), Some(Error::TooLarge { .. })));
     assert!(Reader::open_bounded(&good, good.len()).is_ok());
 }

@@ -4,44 +4,21 @@ use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 use rejoin_crdt::{SiteId, ValueRef};
 use rejoin_wire::{EmptyRange, Error, GroupRecord, Header, Result, RowRecord, Transaction, Writer};
 
-const TRANSACTION: Transaction = Transaction {
-    origin: 0,
-    version: 1,
-    clock: 0,
-    nonce: 0,
-    chain: 0,
-    relay: false,
-    db_version: 0,
-};
+const TRANSACTION: Transaction =
+    Transaction { origin: 0, version: 1, clock: 0, nonce: 0, chain: 0, relay: false, db_version: 0 };
 
 fn writer() -> Writer {
-    let mut w = Writer::new(Header {
-        site: SiteId([1; 16]),
-        lineage: None,
-    });
+    let mut w = Writer::new(Header { site: SiteId([1; 16]), lineage: None });
     w.site(&SiteId([1; 16]));
     w.transaction(TRANSACTION);
     w
 }
 
 fn record() -> RowRecord {
-    let stamp = Stamp {
-        col_version: 1,
-        db_version: 0,
-        site: 0,
-    };
+    let stamp = Stamp { col_version: 1, db_version: 0, site: 0 };
     let cols = ColSet::from_low(0b11);
-    let group = GroupRecord {
-        live: cols.clone(),
-        cols,
-        stamp,
-        seq: 0,
-    };
-    RowRecord {
-        cl: 1,
-        sentinel: None,
-        groups: [group].into_iter().collect(),
-    }
+    let group = GroupRecord { live: cols.clone(), cols, stamp, seq: 0 };
+    RowRecord { cl: 1, sentinel: None, groups: [group].into_iter().collect() }
 }
 
 const VALUES: [ValueRef<'static>; 2] = [ValueRef::Int(1), ValueRef::Null];
@@ -65,55 +42,21 @@ fn refused(change: impl Fn(&mut RowRecord)) -> &'static str {
 #[test]
 fn records() {
     assert_eq!(refused(|r| r.cl = 0), "a causal length out of range");
-    assert_eq!(
-        refused(|r| r.cl = (1 << 31) + 1),
-        "a causal length out of range"
-    );
-    let sentinel = Sentinel {
-        db_version: 0,
-        site: 0,
-        seq: -1,
-    };
-    assert_eq!(
-        refused(|r| r.sentinel = Some(sentinel)),
-        "a sequence number out of range"
-    );
+    assert_eq!(refused(|r| r.cl = (1 << 31) + 1), "a causal length out of range");
+    let sentinel = Sentinel { db_version: 0, site: 0, seq: -1 };
+    assert_eq!(refused(|r| r.sentinel = Some(sentinel)), "a sequence number out of range");
     let unlisted = "a row of a transaction that is not listed";
     assert_eq!(refused(|r| r.groups[0].stamp.db_version = 1), unlisted);
-    assert_eq!(
-        refused(|r| r.groups[0].stamp.site = 1),
-        "a row of a site that is not listed"
-    );
-    assert_eq!(
-        refused(|r| r.groups[0].stamp.col_version = 1 << 53),
-        "a column version out of range"
-    );
-    assert_eq!(
-        refused(|r| r.groups[0].seq = (1 << 53) - 1),
-        "a sequence number out of range"
-    );
+    assert_eq!(refused(|r| r.groups[0].stamp.site = 1), "a row of a site that is not listed");
+    assert_eq!(refused(|r| r.groups[0].stamp.col_version = 1 << 53), "a column version out of range");
+    assert_eq!(refused(|r| r.groups[0].seq = (1 << 53) - 1), "a sequence number out of range");
     let columns = "a group without columns, or of a column that is not listed";
     assert_eq!(refused(|r| r.groups[0].cols.insert(2)), columns);
-    assert_eq!(
-        refused(|r| r.groups[0].live.insert(2)),
-        "live columns outside their group, or none"
-    );
-    assert_eq!(
-        refused(|r| r.groups[0].live = ColSet::EMPTY),
-        "live columns outside their group, or none"
-    );
-    assert_eq!(
-        refused(|r| r.groups.push(r.groups[0].clone())),
-        "a cell in two groups"
-    );
-    assert_eq!(
-        refused(|r| r.groups[0].live.remove(0)),
-        "more values than live columns"
-    );
-    assert_eq!(
-        refused(|r| r.groups.clear()),
-        "more values than live columns"
-    );
+    assert_eq!(refused(|r| r.groups[0].live.insert(2)), "live columns outside their group, or none");
+    assert_eq!(refused(|r| r.groups[0].live = ColSet::EMPTY), "live columns outside their group, or none");
+    assert_eq!(refused(|r| r.groups.push(r.groups[0].clone())), "a cell in two groups");
+    assert_eq!(refused(|r| r.groups[0].live.remove(0)), "more values than live columns");
+    assert_eq!(refused(|r| r.groups.clear()), "more values than live columns");
 }
 
 #[test]
@@ -123,72 +66,35 @@ fn rows_without_key_values_or_table() {
         w.begin_table("t", &["k"], &["a", "b"])?;
         w.row(key, &record(), values.iter().copied())
     };
-    assert_eq!(
-        row(&[], &VALUES),
-        Err(Error::Invalid {
-            what: "an empty key"
-        })
-    );
-    assert_eq!(
-        row(&[0], &VALUES[..1]),
-        Err(Error::Invalid {
-            what: "fewer values than live columns"
-        })
-    );
+    assert_eq!(row(&[], &VALUES), Err(Error::Invalid { what: "an empty key" }));
+    assert_eq!(row(&[0], &VALUES[..1]), Err(Error::Invalid { what: "fewer values than live columns" }));
     assert_eq!(row(&[0], &VALUES), Ok(()));
     let error = writer().row(&[0], &record(), VALUES);
-    assert_eq!(
-        error,
-        Err(Error::Invalid {
-            what: "a row before any table"
-        })
-    );
+    assert_eq!(error, Err(Error::Invalid { what: "a row before any table" }));
 }
 
 #[test]
 fn tables_and_log() {
     let table = |keys: &[&str], columns: &[&str]| writer().begin_table("t", keys, columns).err();
     assert_eq!(table(&["k"], &[]), None);
-    assert_eq!(
-        table(&[], &["a"]),
-        Some(Error::Invalid {
-            what: "a table without a key"
-        })
-    );
-    assert_eq!(
-        table(&["k"], &["K"]),
-        Some(Error::Invalid {
-            what: "two columns of one name"
-        })
-    );
-    assert!(matches!(
-        table(&["k"; 40_000], &[]),
-        Some(Error::TooLarge { .. })
-    ));
+    assert_eq!(table(&[], &["a"]), Some(Error::Invalid { what: "a table without a key" }));
+    assert_eq!(table(&["k"], &["K"]), Some(Error::Invalid { what: "two columns of one name" }));
+    assert!(matches!(table(&["k"; 40_000], &[]), Some(Error::TooLarge { .. })));
     let log = |change: fn(&mut Transaction)| {
         let (mut w, mut t) = (writer(), TRANSACTION);
         change(&mut t);
         w.transaction(t);
         w.finish(false).err()
     };
-    let bad = Some(Error::Invalid {
-        what: "a transaction with a number out of range",
-    });
+    let bad = Some(Error::Invalid { what: "a transaction with a number out of range" });
     assert_eq!(log(|_| ()), None);
     assert_eq!(log(|t| t.origin = 1), bad);
     assert_eq!(log(|t| t.version = 0), bad);
     assert_eq!(log(|t| t.db_version = -1), bad);
     for (site, from, to) in [(1, 1, 1), (0, 0, 1), (0, 2, 1), (0, 1, 1 << 53)] {
         let mut w = writer();
-        w.empty_range(EmptyRange {
-            site,
-            from,
-            to,
-            chain: 0,
-        });
-        let error = Error::Invalid {
-            what: "an empty range with a number out of range",
-        };
+        w.empty_range(EmptyRange { site, from, to, chain: 0 });
+        let error = Error::Invalid { what: "an empty range with a number out of range" };
         assert_eq!(w.finish(false), Err(error));
     }
 }

@@ -54,10 +54,7 @@ pub fn write(c: &Changeset, compress: bool) -> Result<Vec<u8>> {
 
 pub fn read(bytes: &[u8]) -> Result<Changeset> {
     let mut reader = Reader::open(bytes)?;
-    let infos: Vec<(String, u64)> = reader
-        .tables()
-        .map(|t| (t.name.to_owned(), t.rows))
-        .collect();
+    let infos: Vec<(String, u64)> = reader.tables().map(|t| (t.name.to_owned(), t.rows)).collect();
     let mut tables = Vec::new();
     while let Some(mut t) = reader.next_table()? {
         let owned = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
@@ -72,16 +69,8 @@ pub fn read(bytes: &[u8]) -> Result<Changeset> {
                 values: row.values.iter().copied().map(ValueRef::to_owned).collect(),
             });
         }
-        assert_eq!(
-            infos[tables.len()],
-            (t.name().to_owned(), rows.len() as u64)
-        );
-        tables.push(Table {
-            name: t.name().to_owned(),
-            keys,
-            columns,
-            rows,
-        });
+        assert_eq!(infos[tables.len()], (t.name().to_owned(), rows.len() as u64));
+        tables.push(Table { name: t.name().to_owned(), keys, columns, rows });
     }
     assert_eq!(infos.len(), tables.len());
     Ok(Changeset {
@@ -107,25 +96,15 @@ fn same_value(a: &Value, b: &Value) -> bool {
 
 pub fn assert_same(a: &Changeset, b: &Changeset) {
     assert_eq!((a.header, &a.sites), (b.header, &b.sites));
-    assert_eq!(
-        (&a.transactions, &a.empty_ranges, &a.base),
-        (&b.transactions, &b.empty_ranges, &b.base)
-    );
+    assert_eq!((&a.transactions, &a.empty_ranges, &a.base), (&b.transactions, &b.empty_ranges, &b.base));
     assert_eq!(a.tables.len(), b.tables.len());
     for (a, b) in a.tables.iter().zip(&b.tables) {
-        assert_eq!(
-            (&a.name, &a.keys, &a.columns),
-            (&b.name, &b.keys, &b.columns)
-        );
+        assert_eq!((&a.name, &a.keys, &a.columns), (&b.name, &b.keys, &b.columns));
         assert_eq!(a.rows.len(), b.rows.len());
         for (i, (a, b)) in a.rows.iter().zip(&b.rows).enumerate() {
             assert_eq!((&a.key, &a.record), (&b.key, &b.record), "row {i}");
             assert_eq!(a.values.len(), b.values.len());
-            let same = a
-                .values
-                .iter()
-                .zip(&b.values)
-                .all(|(a, b)| same_value(a, b));
+            let same = a.values.iter().zip(&b.values).all(|(a, b)| same_value(a, b));
             assert!(same, "row {i}: {:?} is not {:?}", a.values, b.values);
         }
     }

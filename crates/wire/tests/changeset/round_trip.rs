@@ -39,61 +39,29 @@ fn typical(seed: u64, i: usize) -> Value {
 
 fn numbers(transactions: usize, sites: usize) -> impl Strategy<Value = (i64, u32, i64, i64)> {
     let seq = prop_oneof![0i64..50, 0..VERSION_MAX - 70_000];
-    (
-        0..transactions as i64,
-        0..sites as u32,
-        prop_oneof![1i64..4, 0..=VERSION_MAX],
-        seq,
-    )
+    (0..transactions as i64, 0..sites as u32, prop_oneof![1i64..4, 0..=VERSION_MAX], seq)
 }
 
 fn stamp((db_version, site, col_version, _): (i64, u32, i64, i64)) -> Stamp {
-    Stamp {
-        col_version,
-        db_version,
-        site,
-    }
+    Stamp { col_version, db_version, site }
 }
 
 /// Splits some columns into groups, and makes some of each group's columns dead.
 fn record(columns: Vec<u32>, txs: usize, sites: usize) -> impl Strategy<Value = RowRecord> {
-    let groups = (
-        subsequence(columns.clone(), 0..=columns.len()),
-        1usize..4,
-        any::<u64>(),
-    );
+    let groups = (subsequence(columns.clone(), 0..=columns.len()), 1usize..4, any::<u64>());
     let sentinel = prop::option::of(numbers(txs, sites));
     let nums = prop::collection::vec(numbers(txs, sites), 3);
     (prop_oneof![1u32..4, 1..=1u32 << 31], sentinel, groups, nums).prop_map(
         move |(cl, sentinel, (cols, parts, dead), nums)| {
-            let mut record = RowRecord {
-                cl,
-                ..RowRecord::default()
-            };
-            record.sentinel = sentinel.map(|n| Sentinel {
-                db_version: n.0,
-                site: n.1,
-                seq: n.3,
-            });
+            let mut record = RowRecord { cl, ..RowRecord::default() };
+            record.sentinel = sentinel.map(|n| Sentinel { db_version: n.0, site: n.1, seq: n.3 });
             for (part, n) in nums.into_iter().take(parts).enumerate() {
-                let live: ColSet = cols
-                    .iter()
-                    .enumerate()
-                    .filter(|(i, _)| i % parts == part)
-                    .map(|(_, c)| *c)
-                    .collect();
+                let live: ColSet =
+                    cols.iter().enumerate().filter(|(i, _)| i % parts == part).map(|(_, c)| *c).collect();
                 let mut wide = live.clone();
-                columns
-                    .iter()
-                    .filter(|c| dead >> (**c % 64) & 1 == 1)
-                    .for_each(|c| wide.insert(*c));
+                columns.iter().filter(|c| dead >> (**c % 64) & 1 == 1).for_each(|c| wide.insert(*c));
                 if !live.is_empty() {
-                    record.groups.push(GroupRecord {
-                        cols: wide,
-                        live,
-                        stamp: stamp(n),
-                        seq: n.3,
-                    });
+                    record.groups.push(GroupRecord { cols: wide, live, stamp: stamp(n), seq: n.3 });
                 }
             }
             record
@@ -114,23 +82,9 @@ fn rows(columns: u32, txs: usize, sites: usize) -> impl Strategy<Value = Vec<Row
     let all: Vec<u32> = (0..columns).collect();
     let shapes = prop::collection::vec(record(all, txs, sites), 1..4);
     let only_ints = any::<bool>();
-    let plan = prop::collection::vec(
-        (
-            any::<prop::sample::Index>(),
-            0usize..40,
-            0i64..5,
-            any::<u64>(),
-        ),
-        0..8,
-    );
-    (
-        shapes,
-        plan,
-        only_ints,
-        prop::collection::vec(key(), 60),
-        prop::collection::vec(value(), 60),
-    )
-        .prop_map(move |(shapes, plan, only_ints, keys, values)| {
+    let plan = prop::collection::vec((any::<prop::sample::Index>(), 0usize..40, 0i64..5, any::<u64>()), 0..8);
+    (shapes, plan, only_ints, prop::collection::vec(key(), 60), prop::collection::vec(value(), 60)).prop_map(
+        move |(shapes, plan, only_ints, keys, values)| {
             let mut out = Vec::new();
             for (shape, count, stride, seed) in plan {
                 let mut record = shape.get(&shapes).clone();
@@ -140,22 +94,16 @@ fn rows(columns: u32, txs: usize, sites: usize) -> impl Strategy<Value = Vec<Row
                         0 => typical(seed >> 7, i),
                         _ => values[(i * 7 + col) % values.len()].clone(),
                     };
-                    let key = if only_ints {
-                        int_key(i as i64 * 5 - 9)
-                    } else {
-                        keys[i % keys.len()].clone()
-                    };
-                    out.push(Row {
-                        key,
-                        record: record.clone(),
-                        values: (0..n).map(pick).collect(),
-                    });
+                    let key =
+                        if only_ints { int_key(i as i64 * 5 - 9) } else { keys[i % keys.len()].clone() };
+                    out.push(Row { key, record: record.clone(), values: (0..n).map(pick).collect() });
                     record.sentinel.iter_mut().for_each(|s| s.seq += stride);
                     record.groups.iter_mut().for_each(|g| g.seq += stride);
                 }
             }
             out
-        })
+        },
+    )
 }
 
 fn table(txs: usize, sites: usize) -> impl Strategy<Value = Table> {
@@ -171,24 +119,10 @@ fn table(txs: usize, sites: usize) -> impl Strategy<Value = Table> {
 }
 
 fn transaction(sites: usize) -> impl Strategy<Value = Transaction> {
-    let numbers = (
-        1..=VERSION_MAX as u64,
-        any::<i64>(),
-        any::<u64>(),
-        any::<u64>(),
-        0..=VERSION_MAX,
-    );
+    let numbers = (1..=VERSION_MAX as u64, any::<i64>(), any::<u64>(), any::<u64>(), 0..=VERSION_MAX);
     (0..sites as u32, numbers, any::<bool>()).prop_map(|(origin, n, relay)| {
         let (version, clock, nonce, chain, db_version) = n;
-        Transaction {
-            origin,
-            version,
-            clock,
-            nonce,
-            chain,
-            relay,
-            db_version,
-        }
+        Transaction { origin, version, clock, nonce, chain, relay, db_version }
     })
 }
 
@@ -210,19 +144,16 @@ pub fn changeset() -> impl Strategy<Value = Changeset> {
             [(); 2].map(|()| prop::collection::vec(empty_range(sites), 0..4)),
             prop::collection::vec(table(txs, sites), 0..3),
         )
-            .prop_map(
-                move |((site, lineage), transactions, [empty_ranges, base], tables)| Changeset {
-                    header: Header {
-                        site: SiteId(site),
-                        lineage,
-                    },
+            .prop_map(move |((site, lineage), transactions, [empty_ranges, base], tables)| {
+                Changeset {
+                    header: Header { site: SiteId(site), lineage },
                     sites: (0..sites).map(|i| SiteId([i as u8 + 1; 16])).collect(),
                     transactions,
                     empty_ranges,
                     base,
                     tables,
-                },
-            )
+                }
+            })
     })
 }
 
@@ -238,10 +169,7 @@ proptest! {
 
 #[test]
 fn an_empty_changeset() {
-    let header = Header {
-        site: SiteId([9; 16]),
-        lineage: None,
-    };
+    let header = Header { site: SiteId([9; 16]), lineage: None };
     let empty = Changeset {
         header,
         sites: vec![],
@@ -259,46 +187,18 @@ fn an_empty_changeset() {
 #[test]
 fn a_very_wide_row() {
     let columns = 5000u32;
-    let mut record = RowRecord {
-        cl: 3,
-        ..RowRecord::default()
-    };
+    let mut record = RowRecord { cl: 3, ..RowRecord::default() };
     for col in (0..columns).step_by(7) {
-        let stamp = Stamp {
-            col_version: i64::from(col),
-            db_version: 0,
-            site: 0,
-        };
+        let stamp = Stamp { col_version: i64::from(col), db_version: 0, site: 0 };
         let cols = ColSet::single(col);
-        record.groups.push(GroupRecord {
-            live: cols.clone(),
-            cols,
-            stamp,
-            seq: i64::from(col),
-        });
+        record.groups.push(GroupRecord { live: cols.clone(), cols, stamp, seq: i64::from(col) });
     }
-    let values: Vec<Value> = (0..record.live().len())
-        .map(|i| Value::Int(i64::from(i)))
-        .collect();
-    let rows = (0..3).map(|i| Row {
-        key: int_key(i),
-        record: record.clone(),
-        values: values.clone(),
-    });
-    let transaction = Transaction {
-        origin: 0,
-        version: 1,
-        clock: 0,
-        nonce: 0,
-        chain: 0,
-        relay: true,
-        db_version: 0,
-    };
+    let values: Vec<Value> = (0..record.live().len()).map(|i| Value::Int(i64::from(i))).collect();
+    let rows = (0..3).map(|i| Row { key: int_key(i), record: record.clone(), values: values.clone() });
+    let transaction =
+        Transaction { origin: 0, version: 1, clock: 0, nonce: 0, chain: 0, relay: true, db_version: 0 };
     let wide = Changeset {
-        header: Header {
-            site: SiteId([1; 16]),
-            lineage: None,
-        },
+        header: Header { site: SiteId([1; 16]), lineage: None },
         sites: vec![SiteId([1; 16])],
         transactions: vec![transaction],
         empty_ranges: vec![],

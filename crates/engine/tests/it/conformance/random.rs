@@ -101,9 +101,21 @@ fn update(random: &mut Random, t: &Table, replace: &str) -> String {
     format!("UPDATE{or} {} SET {}{}", t.name, set.join(", "), filter(random, t))
 }
 
+fn alter(random: &mut Random, t: &Table) -> String {
+    let column = random.pick(&["c", "d"]);
+    match random.below(6) {
+        0..3 => {
+            format!("ALTER TABLE {} ADD COLUMN {column} {}", t.name, random.pick(&["", "DEFAULT 1", "TEXT"]))
+        }
+        3 => format!("ALTER TABLE {} DROP COLUMN {column}", t.name),
+        4 => format!("ALTER TABLE {} RENAME COLUMN {column} TO {}", t.name, random.pick(&["c", "d"])),
+        _ => format!("CREATE INDEX i{} ON {}(a)", random.below(1000), t.name),
+    }
+}
+
 fn statement(random: &mut Random, steps: &mut Vec<String>, replace: &str) {
     let t = &TABLES[random.below(TABLES.len() as u64) as usize];
-    let step = match random.below(40) {
+    let step = match random.below(44) {
         0..12 => insert(random, t, replace),
         12..24 => update(random, t, replace),
         24..28 => format!("DELETE FROM {}{}", t.name, filter(random, t)),
@@ -116,7 +128,9 @@ fn statement(random: &mut Random, steps: &mut Vec<String>, replace: &str) {
         36 => "read".into(),
         37 => format!("INSERT INTO plain SELECT a, b FROM {}", t.name),
         38 => format!("INSERT OR IGNORE INTO r(a, b) SELECT a, b FROM {}", t.name),
-        _ => "DELETE FROM plain".into(),
+        39 => "DELETE FROM plain".into(),
+        40 | 41 => alter(random, t),
+        _ => format!("UPDATE {} SET {} = {}", t.name, random.pick(&["c", "d"]), random.pick(&VALUES[..7])),
     };
     steps.push(step);
 }

@@ -32,6 +32,9 @@ pub struct Peer {
     pub tables: BTreeMap<String, (TableDef, bool)>,
     /// Failing statements and rollbacks left holes in the numbers: they are not compared.
     pub loose: bool,
+    /// A transaction of a changeset that lost everywhere has a version here and none in the model: they are not
+    /// compared any more.
+    pub adrift: bool,
     /// Rows that the open transaction updated, by table and key identity.
     updated: HashSet<(String, Key)>,
     layout: u8,
@@ -75,7 +78,14 @@ fn to_sql(v: &Value) -> Sql {
 }
 
 impl Peer {
-    pub fn new(path: PathBuf, number: usize, clock: Clock, equal: bool, layout: u8, owned: bool) -> Check<Peer> {
+    pub fn new(
+        path: PathBuf,
+        number: usize,
+        clock: Clock,
+        equal: bool,
+        layout: u8,
+        owned: bool,
+    ) -> Check<Peer> {
         let site = SiteId([number as u8 + 1; 16]);
         let mut model = Replica::new(site);
         (model.clock, model.merge_equal_values) = (clock, equal);
@@ -108,7 +118,7 @@ impl Peer {
         let set = format!("UPDATE crsql_sites SET site_id = x'{hex}'");
         told("site id", plain.execute_batch(&set))?;
         let conns = vec![None, None];
-        Ok(Peer { path, conns, model, tables, loose: false, updated: HashSet::new(), layout })
+        Ok(Peer { path, conns, model, tables, loose: false, adrift: false, updated: HashSet::new(), layout })
     }
 
     pub fn conn(&mut self, n: usize) -> Check<&Connection> {
@@ -317,8 +327,9 @@ impl Peer {
         };
         let mut here: Vec<Change> = here.into_iter().filter(|c| !made_up(c)).collect();
         for all in [&mut here, &mut model] {
-            for c in all.iter_mut().filter(|_| self.loose) {
-                c.seq = 0;
+            for c in all.iter_mut() {
+                c.seq = if self.loose { 0 } else { c.seq };
+                c.db_version = if self.adrift { 0 } else { c.db_version };
             }
             all.sort_by(|a, b| {
                 let key = |c: &Change| (c.db_version, c.seq, c.table.clone(), c.pk.clone(), c.cid.clone());
