@@ -41,7 +41,8 @@ struct Cli {
     #[command(subcommand)]
     command: Command,
     /// Seconds to wait for another program that is writing to the file
-    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5)]
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 5,
+        value_parser = clap::value_parser!(u32).range(..=86_400))]
     wait: u32,
 }
 

@@ -37,6 +37,7 @@ fn wrong_usage_is_2() {
     f.run("changes a.db --json --out x").fails(2, &["--json"]);
     f.run("import a.db books b.csv --delimiter ab").fails(2, &["one ASCII character"]);
     f.run("import a.db books b.csv --existing maybe").fails(2, &["maybe"]);
+    f.run("status a.db --wait 4000000000").fails(2, &["4000000000"]);
     f.run("merge a.db a.db").fails(2, &["same file"]);
     f.run("diff a.db ./a.db").fails(2, &["same file"]);
     f.run("changes a.db --out a.db").fails(2, &["over the database"]);
