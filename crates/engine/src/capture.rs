@@ -144,6 +144,7 @@ impl Capture {
     }
 
     /// The transaction must not be committed with this write in it.
+    #[cfg(feature = "owned")]
     pub fn refuse(&mut self, e: Error) {
         let why = match e {
             Error::Capture { why } => why,

@@ -21,6 +21,7 @@ pub enum Kind {
     /// The next insert of this key replaces the row.
     Replaces,
     /// The rowid changed from `row` to `row2` and the key did not (hooks).
+    #[cfg_attr(not(feature = "owned"), allow(dead_code))]
     Rowid,
     /// A write that must not be committed; `data` says why.
     Refused,

@@ -317,7 +317,10 @@ impl Core {
             self.save_alias(0, &saved.name, i64::from(saved.id))?;
             self.drop_alias(0, &live.name)?;
             // What came under the new name before and wins or loses against it is weighed when it is applied.
-            self.rename_parked("tbl = ?1 WHERE tbl = ?2", &[&live.name, &saved.name])?;
+            self.with_parked(
+                "UPDATE OR IGNORE main.crsql_parked SET tbl = ?1 WHERE tbl = ?2",
+                &[&live.name, &saved.name],
+            )?;
         }
         if kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys) {
             // Another key: no row is the one that it was.
@@ -369,6 +372,10 @@ impl Core {
         }
         for (old, id) in &matched.renamed {
             self.save_alias(saved.id, old, i64::from(*id))?;
+            if let Some(c) = matched.columns.iter().find(|c| c.id == *id) {
+                let sql = "UPDATE OR IGNORE main.crsql_parked SET cid = ?1 WHERE cid = ?2 AND tbl = ?3";
+                self.with_parked(sql, &[&c.name, old, &live.name])?;
+            }
         }
         for name in &matched.named {
             self.drop_alias(saved.id, name)?;
@@ -379,8 +386,18 @@ impl Core {
             del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
             // What arrives for a dropped column is kept for others and never shown here.
             self.save_alias(saved.id, &s.name, -1)?;
+            self.with_parked(
+                "DELETE FROM main.crsql_parked WHERE cid = ?1 AND tbl = ?2",
+                &[&s.name, &live.name],
+            )?;
         }
         self.set_meta(&format!("next_column_{}", saved.id), ValueRef::Integer(i64::from(matched.next)))
+    }
+
+    fn with_parked(&mut self, sql: &str, names: &[&str]) -> Result<()> {
+        let names: Vec<ValueRef<'_>> = names.iter().map(|n| ValueRef::Text(n.as_bytes())).collect();
+        self.parked_rows = None;
+        Ok(self.db.prepare_transient(sql)?.run(&names)?)
     }
 
     fn next_column(&self, tbl: u32) -> Result<u32> {
@@ -513,10 +530,12 @@ impl Core {
         self.drop_triggers(id)?;
         self.drop_stores(id)?;
         self.db.exec(&format!(
-            "DELETE FROM main.crsql_tables WHERE id = {id}; DELETE FROM main.crsql_columns WHERE tbl = {id}; \
+            "DELETE FROM main.crsql_parked WHERE tbl = (SELECT name FROM main.crsql_tables WHERE id = {id}); \
+             DELETE FROM main.crsql_tables WHERE id = {id}; DELETE FROM main.crsql_columns WHERE tbl = {id}; \
              DELETE FROM main.crsql_aliases WHERE tbl = {id} OR (tbl = 0 AND id = {id}); \
              DELETE FROM main.crsql_meta WHERE name IN ('next_column_{id}', 'key_{id}', 'unwatched_{id}')"
         ))?;
+        self.parked_rows = None;
         Ok(())
     }
 
