@@ -24,7 +24,7 @@ use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
 use rejoin_crdt::{ValueRef, chain};
-use rejoin_wire::{Reader, Row, Transaction};
+use rejoin_wire::{Reader, Row, TableReader, Transaction};
 use std::collections::HashMap;
 use std::rc::Rc;
 
@@ -397,7 +397,7 @@ impl<'a> Applying<'a> {
 
     fn table(&mut self, index: usize) -> Result<()> {
         let reader: &'a Reader<'a> = self.reader;
-        let mut rows = reader.table(index).map_err(wire)?;
+        let rows = reader.table(index).map_err(wire)?;
         let table = self.core.catalog.find(rows.name()).cloned();
         let mut columns = Vec::with_capacity(rows.columns().len());
         for name in rows.columns() {
@@ -410,19 +410,30 @@ impl<'a> Applying<'a> {
             self.stream = Stream::new(self.core, t, rows.row_count())?;
         }
         let here = Here { table, columns };
-        let (name, names) = (rows.name(), rows.columns().to_vec());
-        let mut cells: Vec<Cell<'_>> = Vec::new();
-        while let Some(row) = rows.next_row().map_err(wire)? {
-            // The values borrow from the reader's buffer, which is used again for the next row.
-            let mut these = reuse(cells);
-            let done = self.row(&here, name, &names, &row, &mut these);
-            cells = reuse(these);
-            done?;
+        let engine = self.engine;
+        // In an owned file the hook would be called for each row, to find that it is a merge.
+        if self.stream.as_ref().is_some_and(Stream::is_alone) {
+            engine.hook.paused(|| self.rows(&here, rows))?;
+        } else {
+            self.rows(&here, rows)?;
         }
         match self.stream.take() {
             Some(mut stream) => stream.flush(self.core),
             None => Ok(()),
         }
+    }
+
+    fn rows(&mut self, here: &Here, mut rows: TableReader<'_>) -> Result<()> {
+        let (name, names) = (rows.name(), rows.columns().to_vec());
+        let mut cells: Vec<Cell<'_>> = Vec::new();
+        while let Some(row) = rows.next_row().map_err(wire)? {
+            // The values borrow from the reader's buffer, which is used again for the next row.
+            let mut these = reuse(cells);
+            let done = self.row(here, name, &names, &row, &mut these);
+            cells = reuse(these);
+            done?;
+        }
+        Ok(())
     }
 
     fn row<'r>(

@@ -23,6 +23,10 @@ use rejoin_wire::{EmptyRange, GroupRecord, RowRecord, Transaction, Writer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
+/// Larger changesets are not compressed: it would take a fifth of the time, and what sends so much compresses by frames
+/// or files anyway.
+const COMPRESSED_MAX: usize = 1 << 20;
+
 /// The next row is found by stepping when it is at most this far.
 const STEP_MAX: i64 = 12;
 
@@ -242,15 +246,13 @@ impl Listed {
         if self.dense { ids.clone() } else { ids.iter().filter_map(|id| self.index(id)).collect() }
     }
 
-    /// The columns in the order of the changeset, then those of the key.
-    fn select(&self) -> String {
-        let names: Vec<String> = self
-            .names()
-            .into_iter()
-            .chain(self.table.keys.iter().map(|k| k.name.as_str()))
-            .map(quote)
-            .collect();
-        names.join(", ")
+    /// The columns in the order of the changeset, those of the key where the rowid does not tell it, and the rowid.
+    fn select(&self) -> (String, usize) {
+        let t = &self.table;
+        let keys = if t.kind == KeyKind::RowId { &[] } else { t.keys.as_slice() };
+        let names = self.names().into_iter().chain(keys.iter().map(|k| k.name.as_str())).map(quote);
+        let names: Vec<String> = names.chain([t.rowid.to_owned()]).collect();
+        (names.join(", "), keys.len())
     }
 }
 
@@ -306,7 +308,8 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
     e.parked(core, &parked)?;
     let versions = count(&cut.brings);
     e.ranges(core, &cut.brings, &cut.base, &chains);
-    let bytes = e.writer.finish(true).map_err(wire)?;
+    let compress = e.writer.bytes_estimate() <= COMPRESSED_MAX;
+    let bytes = e.writer.finish(compress).map_err(wire)?;
     Ok(Made { bytes, versions })
 }
 
@@ -365,18 +368,10 @@ struct Rows {
 impl Rows {
     fn new(db: Db, listed: &Listed) -> Result<Rows> {
         let t = &listed.table;
-        let sql = format!(
-            "SELECT {}, {rowid} FROM {} WHERE {rowid} >= ?1 ORDER BY {rowid}",
-            listed.select(),
-            t.quoted(),
-            rowid = t.rowid
-        );
-        Ok(Rows {
-            stmt: db.prepare_transient(&sql)?,
-            columns: listed.ids.len(),
-            keys: t.keys.len(),
-            at: None,
-        })
+        let (columns, keys) = listed.select();
+        let (from, rowid) = (t.quoted(), t.rowid);
+        let sql = format!("SELECT {columns} FROM {from} WHERE {rowid} >= ?1 ORDER BY {rowid}");
+        Ok(Rows { stmt: db.prepare_transient(&sql)?, columns: listed.ids.len(), keys, at: None })
     }
 
     /// Stands on the row afterwards, if it is there.
@@ -663,10 +658,11 @@ impl Export {
     }
 
     /// Parked changes, by the names under which they came.
-    fn parked(&mut self, core: &Core, versions: &BTreeSet<i64>) -> Result<()> {
+    fn parked(&mut self, core: &mut Core, versions: &BTreeSet<i64>) -> Result<()> {
         let mut tables: BTreeMap<String, ParkedRows> = BTreeMap::new();
         for db_version in versions {
-            for p in core.parked_at(*db_version)? {
+            for mut p in core.parked_at(*db_version)? {
+                core.respell_parked(&mut p)?;
                 let rows = tables.entry(p.table.to_ascii_lowercase()).or_default();
                 rows.entry((p.pk.clone(), p.cl)).or_default().push(p);
             }

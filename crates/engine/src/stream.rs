@@ -26,6 +26,8 @@ const CHUNK: usize = 1 << 16;
 
 pub struct Stream {
     table: Rc<Table>,
+    /// No trigger of the user's writes elsewhere when a row is merged.
+    alone: bool,
     /// Gone before the statements of others are prepared again.
     _quiet: Option<Quiet>,
     rows: Vec<(i64, StoredRow)>,
@@ -78,14 +80,12 @@ impl Stream {
         }
         // What the overlay has of a row must not hide what is written into the blocks.
         core.fold()?;
-        let quiet = if core.cfg.owned || table.user_triggers || has_temp_triggers(core.db)? {
-            None
-        } else {
-            Quiet::new(core.db)?
-        };
+        let alone = !table.user_triggers && !has_temp_triggers(core.db)?;
+        let quiet = if alone && !core.cfg.owned { Quiet::new(core.db)? } else { None };
         let table = Rc::clone(table);
         Ok(Some(Stream {
             table,
+            alone,
             _quiet: quiet,
             rows: Vec::new(),
             last: None,
@@ -93,6 +93,10 @@ impl Stream {
             scratch: Vec::new(),
             misses: 0,
         }))
+    }
+
+    pub fn is_alone(&self) -> bool {
+        self.alone
     }
 
     /// Merges a row if it can be streamed; how many changes were accepted.

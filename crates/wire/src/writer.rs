@@ -228,11 +228,11 @@ impl Writer {
         if let Some(error) = self.failed {
             return Err(error);
         }
-        let mut out = Vec::with_capacity(self.directory.len() + self.bodies.len() + 256);
-        out.extend_from_slice(&MAGIC);
-        out.extend_from_slice(&[FORMAT, 0]);
-        self.put_front(&mut out);
-        out.append(&mut self.bodies);
+        let mut front = Vec::with_capacity(self.directory.len() + 256);
+        front.extend_from_slice(&MAGIC);
+        front.extend_from_slice(&[FORMAT, 0]);
+        self.put_front(&mut front);
+        let mut out = in_front(front, std::mem::take(&mut self.bodies));
         if out.len() + HASH_BYTES > BYTES_MAX {
             return Err(Error::TooLarge { what: "bytes of a changeset", limit: BYTES_MAX as u64 });
         }
@@ -351,8 +351,18 @@ impl Table {
         data.extend_from_slice(runs);
         self.keys.finish(&mut head, &mut data);
         self.columns.iter().for_each(|c| c.finish(&mut head, &mut data));
+        if out.is_empty() {
+            *out = in_front(head, data);
+            return;
+        }
         out.reserve(head.len() + data.len());
         out.append(&mut head);
         out.append(&mut data);
     }
+}
+
+/// `head` and `body` behind one another, in the memory of `body`: fresh memory costs more than to move it.
+fn in_front(head: Vec<u8>, mut body: Vec<u8>) -> Vec<u8> {
+    body.splice(0..0, head);
+    body
 }
