@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 pub mod mutate;
+mod replicas;
 pub mod runner;
 mod targets;
 
@@ -21,7 +22,8 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: &[Target] = &[targets::key_codec::TARGET];
+pub const TARGETS: &[Target] =
+    &[targets::key_codec::TARGET, targets::insert_changes::TARGET, targets::apply_changeset::TARGET];
 
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|t| t.name == name)

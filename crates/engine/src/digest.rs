@@ -11,7 +11,7 @@ use crate::store::Loc;
 use crate::value;
 use rejoin_crdt::hlc;
 use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
 type RowKey = (u32, i64);
@@ -24,7 +24,8 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
         return Ok(());
     }
     let masks = resolve(core, cap, from)?;
-    let moves = moves(&cap.journal.events, from);
+    let moves = moves(&cap.journal.events, from, &masks);
+    let rekeyed: HashSet<usize> = moves.values().copied().collect();
     for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
         if e.kind == Kind::Gap {
             core.txn.seq += e.row;
@@ -43,16 +44,15 @@ pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
             Kind::Delete => step.delete(e)?,
             Kind::Image | Kind::Mask => match masks.get(&i) {
                 // The UPDATE changed the key too: the move stamps all cells.
-                Some(_) if moves.contains_key(&i) => {}
+                Some(_) if rekeyed.contains(&i) => {}
                 Some(mask) => step.update(e, mask)?,
                 None => {}
             },
-            Kind::Move => {
-                let image = moves.iter().find(|(_, m)| **m == i).map(|(image, _)| *image);
-                step.change_key(e, image.and_then(|image| masks.get(&image)))?;
-            }
+            Kind::Move => step.change_key(e, moves.get(&i).and_then(|image| masks.get(image)))?,
             Kind::Rowid => step.change_key(e, None)?,
-            Kind::MaybeMove if masks.contains_key(&i) => step.change_key(e, None)?,
+            Kind::MaybeMove if masks.contains_key(&i) => {
+                step.change_key(e, moves.get(&i).and_then(|image| masks.get(image)))?
+            }
             Kind::MaybeMove => {}
             Kind::Replaces => step.replaces(e)?,
             Kind::Gap | Kind::Refused => {}
@@ -69,6 +69,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
     // With each image the packed key under which the row stands now.
     let mut open: HashMap<RowKey, (usize, Slice)> = HashMap::new();
     let events = &cap.journal.events;
+    let announced = announced(events, from);
     for (i, e) in events.iter().enumerate().skip(from) {
         let at = (e.tbl, e.row);
         match e.kind {
@@ -91,9 +92,12 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
                 }
             }
             Kind::MaybeMove => {
-                let confirmed =
-                    |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
-                if !events.iter().skip(i + 1).take(8).any(confirmed) && moved(core, e)? {
+                let moved = match announced.get(&i) {
+                    Some(Some(moved)) => *moved,
+                    Some(None) => moved(core, cap, e)?,
+                    None => false,
+                };
+                if moved {
                     masks.insert(i, ColSet::EMPTY);
                     if let Some(before) = open.remove(&at) {
                         open.insert((e.tbl, e.row2), before);
@@ -113,20 +117,63 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
     Ok(masks)
 }
 
-/// The image that the UPDATE behind a move took just before: image event to move event.
-fn moves(events: &[Event], from: usize) -> HashMap<usize, usize> {
+/// The UPDATE behind a change of key: event of the change to event of the image that was taken just before.
+fn moves(events: &[Event], from: usize, masks: &HashMap<usize, ColSet>) -> HashMap<usize, usize> {
     let mut pairs = HashMap::new();
-    for (i, e) in events.iter().enumerate().skip(from).filter(|(_, e)| e.kind == Kind::Move) {
+    for (i, e) in events.iter().enumerate().skip(from) {
+        // `SET rowid = ...` changes a key where that is the rowid.
+        let rowid = e.kind == Kind::MaybeMove && e.key.is_none() && masks.contains_key(&i);
+        if e.kind != Kind::Move && !rowid {
+            continue;
+        }
         let taken = |&j: &usize| {
             events.get(j).is_some_and(|b| {
                 matches!(b.kind, Kind::Image | Kind::Mask) && (b.tbl, b.row) == (e.tbl, e.row)
             })
         };
         if let Some(image) = (from.max(i.saturating_sub(8))..i).rev().find(taken) {
-            pairs.insert(image, i);
+            pairs.insert(i, image);
         }
     }
     pairs
+}
+
+/// For the announced changes of rowid that no trigger on key columns confirmed: whether they happened, as far as the
+/// next event on the row tells. The table may know of a later place only.
+fn announced(events: &[Event], from: usize) -> HashMap<usize, Option<bool>> {
+    let mut told = HashMap::new();
+    if !events.iter().skip(from).any(|e| e.kind == Kind::MaybeMove) {
+        return told;
+    }
+    // What is next heard of a row: where it is (by key), or whether another comes to its place (by rowid).
+    let mut next: HashMap<(u32, u64), (i64, bool)> = HashMap::new();
+    for (i, e) in events.iter().enumerate().skip(from).rev() {
+        let keyed = !e.key.is_none();
+        let id = |row: i64, hash: u64| (e.tbl, if keyed { hash } else { row as u64 });
+        match e.kind {
+            Kind::Gap | Kind::Refused => {}
+            Kind::MaybeMove => {
+                let confirmed =
+                    |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
+                if events.iter().skip(i + 1).take(8).any(confirmed) {
+                    continue;
+                }
+                let heard = next.get(&id(e.row, e.hash));
+                let moved = heard.map(|&(row, came)| if keyed { row == e.row2 } else { came });
+                told.insert(i, moved);
+                if moved == Some(true) && !keyed {
+                    next.insert(id(e.row2, 0), (e.row2, true));
+                }
+            }
+            _ => {
+                if e.row != e.row2 && !keyed {
+                    next.insert(id(e.row2, 0), (e.row2, true));
+                }
+                next.insert(id(e.row, e.hash), (e.row, e.kind == Kind::Insert));
+            }
+        }
+    }
+    told
 }
 
 fn note(masks: &mut HashMap<usize, ColSet>, event: usize, mask: ColSet) {
@@ -149,20 +196,22 @@ pub fn mask_of(bytes: &[u8]) -> ColSet {
     ColSet::from_words(&words)
 }
 
-/// Whether an announced change of rowid happened: the old row is gone and the new one is there.
-fn moved(core: &mut Core, e: &Event) -> Result<bool> {
+/// Whether an announced change of rowid happened that no later event tells of: the row is not where it was, or its key
+/// stands at the new place.
+fn moved(core: &mut Core, cap: &Capture, e: &Event) -> Result<bool> {
     let Some(t) = core.catalog.get(e.tbl).cloned() else {
         return Ok(false);
     };
-    let mut q = core.db.prepare_transient(&format!(
-        "SELECT NOT EXISTS (SELECT 1 FROM {0} WHERE {1} = ?1) AND EXISTS (SELECT 1 FROM {0} WHERE {1} = ?2)",
-        t.quoted(),
-        t.rowid
-    ))?;
-    q.bind_int(1, e.row)?;
-    q.bind_int(2, e.row2)?;
-    q.step()?;
-    Ok(q.column_int(0) != 0)
+    let mut reader = RowReader::new(core.db, &t)?;
+    if t.kind == KeyKind::RowId {
+        return Ok(!reader.seek(Target::Row(e.row))?);
+    }
+    if !reader.seek(Target::Row(e.row2))? {
+        return Ok(false);
+    }
+    let packed = rejoin_crdt::key::pack((0..t.keys.len()).map(|n| value::from_sql(reader.key(n))));
+    let packed = packed.map_err(|e| Error::damaged(e.to_string()))?;
+    Ok(value::hash(cap.hash_key, &value::identity_of_stored(&t, &packed)?.key) == e.hash)
 }
 
 fn compare_with_table(

@@ -110,12 +110,20 @@ impl Core {
     /// Names a row at its place now in the log rows of earlier changes.
     fn name_in_past(&mut self, tbl: u32, loc: &Loc, versions: &[i64]) -> Result<()> {
         for &db_version in versions {
+            if let Some(at) = self.txn.rows.iter().rposition(|r| r.db_version == db_version) {
+                // An earlier flush of this transaction wrote it.
+                let mut row = self.txn.rows.swap_remove(at);
+                let list = row.changes.tables.entry(tbl).or_default();
+                list.name(loc);
+                list.tidy();
+                let bytes = row.changes.encode(&row.base());
+                self.write_log_row(&row, &bytes)?;
+                self.txn.rows.push(row);
+                continue;
+            }
             let first = self.first_log_row(db_version)?;
             let Some((rows, _)) = self.log_unit(first)? else { continue };
             let Some(mut row) = rows.into_iter().rfind(|r| r.db_version == db_version) else { continue };
-            if self.txn.rows.iter().any(|r| r.lsn == row.lsn) {
-                continue;
-            }
             let list = row.changes.tables.entry(tbl).or_default();
             list.name(loc);
             list.tidy();

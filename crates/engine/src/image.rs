@@ -41,6 +41,8 @@ impl RowReader {
     pub fn seek(&mut self, target: Target<'_>) -> Result<bool> {
         match target {
             Target::Row(row) => self.stmt.bind_int(1, row)?,
+            // Such a row has no place in a table that is looked up by rowid: it waits.
+            Target::Key(_) if self.table.kind != KeyKind::Keyed => return Ok(false),
             Target::Key(key) => {
                 let values = rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))?;
                 for (i, value) in values.enumerate() {

@@ -270,7 +270,7 @@ impl Core {
     }
 
     /// A parked change stands under the identity of its key; it is listed as its row is spelled.
-    fn respell_parked(&mut self, p: &mut Parked) -> Result<()> {
+    pub fn respell_parked(&mut self, p: &mut Parked) -> Result<()> {
         let Some(t) = self.catalog.find(&p.table).cloned() else {
             return Ok(());
         };

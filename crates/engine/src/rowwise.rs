@@ -5,7 +5,7 @@ use crate::core::Core;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::merge::{Cell, Incoming, is_sentinel, merge_row};
-use crate::parked::{Parked, Reason};
+use crate::parked::{Parked, Reason, SENTINEL};
 use crate::value::from_sql;
 use rejoin_crdt::limits::{Poison, check_cl, check_col_version, check_db_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
@@ -74,12 +74,15 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
     let cid = name("cid", v(2))?;
     let col_version = int("col_version", v(4))?;
     let cl = check_cl(int("cl", v(7))?).map_err(poison)?;
+    let col_version = check_col_version(col_version, now, core.cfg.drift_ms).map_err(poison)?;
+    // A cell with an even causal length tells of a delete, as a sentinel does.
+    let bare = is_sentinel(cid.as_bytes()) || cl & 1 == 0;
     Ok(Row {
         table: name("table", v(0))?,
         pk,
-        cid,
-        val: v(3),
-        col_version: check_col_version(col_version, now, core.cfg.drift_ms).map_err(poison)?,
+        cid: if bare { SENTINEL } else { cid },
+        val: if bare { ValueRef::Null } else { v(3) },
+        col_version: if bare { i64::from(cl) } else { col_version },
         db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version).map_err(poison)?,
         site,
         cl,
@@ -128,6 +131,9 @@ fn merge_at(engine: &Engine, core: &mut Core, row: &Row<'_>, site: u32, db_versi
     if !bare {
         match column(core, &t, row.cid)? {
             Ok(id) => cells[0].col = id,
+            Err(_) if t.keys.iter().any(|k| k.name.eq_ignore_ascii_case(row.cid)) => {
+                return Err(bad(format!("cid \"{}\" is a key column of \"{}\" here", row.cid, t.name)));
+            }
             Err(reason) => {
                 let at = core.work_foreign(&t, row.pk)?;
                 return park_cell(engine, core, at, row, site, db_version, reason);

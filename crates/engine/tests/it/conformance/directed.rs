@@ -135,6 +135,7 @@ fn keys_change() {
 #[test]
 fn rowids_change() {
     with_tables(&[
+        "INSERT INTO r VALUES (1, 1, 1)",
         "INSERT INTO h VALUES ('a', 1, 2), ('b', 3, 4), ('c', 5, 6)",
         "UPDATE h SET rowid = 10 WHERE k = 'a'",
         "UPDATE h SET rowid = rowid + 100, b = 77 WHERE k = 'b'",
@@ -145,6 +146,16 @@ fn rowids_change() {
         "UPDATE h SET a = 'after' WHERE k = 'd'",
         "UPDATE h SET oid = 21 WHERE k = 'd'",
         "UPDATE h SET b = 'after' WHERE k = 'd'",
+        "UPDATE h SET a = 3, rowid = rowid + 41 WHERE k = 'a'",
+        "UPDATE h SET rowid = rowid + 41 WHERE k = 'a'",
+        "UPDATE h SET a = 1, rowid = rowid + 1000",
+        "COMMIT",
+        "BEGIN",
+        "UPDATE OR IGNORE h SET rowid = (SELECT rowid FROM h WHERE k = 'b') WHERE k = 'a'",
+        "UPDATE h SET a = 'stays' WHERE k = 'a'",
+        "UPDATE r SET rowid = 50",
+        "UPDATE r SET rowid = 51, a = 51",
+        "INSERT INTO r(id) VALUES (50)",
         "COMMIT",
         "DELETE FROM h WHERE k = 'a'",
         "INSERT INTO h(rowid, k) VALUES (10, 'e')",
