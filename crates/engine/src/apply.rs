@@ -330,7 +330,7 @@ impl<'a> Applying<'a> {
             let mut all = VersionVector::new();
             all.insert_range(site, r.from..=r.to);
             let fresh = all.missing_from(&self.core.vector);
-            let held = crate::changeset::count(&all) - crate::changeset::count(&fresh);
+            let held = crate::cut::count(&all) - crate::cut::count(&fresh);
             self.applied.skipped += held;
             for range in fresh.ranges(&site).into_iter().flat_map(|r| r.iter()) {
                 let (from, to) = (*range.start(), *range.end());

@@ -5,12 +5,13 @@
 //! is the base; a reader that lacks part of it must ask again. Parked changes travel by the names they came under.
 
 use crate::catalog::{KeyKind, Table};
-use crate::core::{Core, Header, LogRow, read_log_head};
+use crate::core::{Core, Header, LogRow};
+use crate::cut::{Cut, Reader, count};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::quote;
 use crate::image::{RowReader, Target};
-use crate::log::{Changes, KeyRange, union};
+use crate::log::{KeyRange, union};
 use crate::parked::{Parked, SENTINEL};
 use crate::store::Loc;
 use crate::value::{from_sql, shown_key};
@@ -27,6 +28,9 @@ use std::rc::Rc;
 /// or files anyway.
 const COMPRESSED_MAX: usize = 1 << 20;
 
+/// No changeset is larger.
+pub const BYTES_MAX: u64 = rejoin_wire::limits::BYTES_MAX as u64;
+
 /// The next row is found by stepping when it is at most this far.
 const STEP_MAX: i64 = 12;
 
@@ -34,19 +38,14 @@ pub fn wire(e: rejoin_wire::Error) -> Error {
     Error::Changeset { why: e.to_string() }
 }
 
-/// For whom a changeset is made.
-#[derive(Clone, Copy)]
-pub enum Reader<'a> {
-    /// One who has everything up to a db_version of this replica, and all of one site.
-    Since(i64, Option<SiteId>),
-    /// One who has this.
-    Vector(&'a VersionVector),
-}
-
 /// A changeset, and how many transactions and empty versions it brings: 0 is nothing new.
+#[derive(Default)]
 pub struct Made {
     pub bytes: Vec<u8>,
     pub versions: u64,
+    pub brings: VersionVector,
+    /// The end of the log that it was made of.
+    pub upto: i64,
 }
 
 /// Makes a changeset of what is committed.
@@ -57,7 +56,7 @@ pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
         let mut core = engine.core()?;
         core.refresh(false)?;
         if !core.ready {
-            return Ok(Made { bytes: Vec::new(), versions: 0 });
+            return Ok(Made::default());
         }
         core.settle_rows()?;
         if !core.txn.rows.is_empty() {
@@ -69,125 +68,6 @@ pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
         let cut = core.cut(reader)?;
         export(&mut core, cut)
     })
-}
-
-/// What goes into a changeset.
-struct Cut {
-    rows: Vec<LogRow>,
-    /// The versions that it brings.
-    brings: VersionVector,
-    base: VersionVector,
-}
-
-/// The first of the versions that a log row stands for.
-fn first_version(row: &LogRow) -> u64 {
-    row.changes.empty_from.unwrap_or(row.header.version)
-}
-
-/// Every log row, for `read_log_head`; the changes are column 8.
-pub const LOG: &str =
-    "SELECT id, db_version, site, version, clock, nonce, chain, high, changes FROM main.crsql_log";
-
-impl Core {
-    fn cut(&mut self, reader: Reader<'_>) -> Result<Cut> {
-        let (rows, brings, excluded) = match reader {
-            Reader::Since(since, excluded) => {
-                let mut rows = self.rows_since(since)?;
-                let excluded_ordinal = excluded.and_then(|id| self.sites.ordinal(&id));
-                rows.retain(|r| Some(r.header.site) != excluded_ordinal);
-                let mut brings = VersionVector::new();
-                for row in &rows {
-                    if let Some(site) = self.sites.id(row.header.site) {
-                        brings.insert_range(site, first_version(row)..=row.header.version);
-                    }
-                }
-                (rows, brings, excluded)
-            }
-            Reader::Vector(theirs) => {
-                let brings = self.vector.missing_from(theirs);
-                (self.rows_of(&brings)?, brings, None)
-            }
-        };
-        let mut base = self.vector.missing_from(&brings);
-        if let Some(site) = excluded {
-            let mut all = VersionVector::new();
-            all.insert_range(site, 1..=u64::MAX);
-            base = base.missing_from(&all);
-        }
-        Ok(Cut { rows, brings, base })
-    }
-
-    /// The log rows after a db_version, and those of the same transactions before it.
-    fn rows_since(&mut self, since: i64) -> Result<Vec<LogRow>> {
-        let first = self.first_log_row(since)?;
-        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id >= ?1 ORDER BY id"))?;
-        q.bind_int(1, first)?;
-        let mut rows: Vec<LogRow> = Vec::new();
-        let mut at_since: Option<(u32, u64)> = None;
-        while q.step()? {
-            let mut row = read_log_head(&q)?;
-            let txn = (row.header.site, row.header.version);
-            if row.db_version < since || (row.db_version == since && *at_since.get_or_insert(txn) == txn) {
-                continue;
-            }
-            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            rows.push(row);
-        }
-        drop(q);
-        let Some(head) = rows.first().map(|r| (r.header, r.lsn)) else { return Ok(rows) };
-        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id < ?1 ORDER BY id DESC"))?;
-        q.bind_int(1, head.1)?;
-        while q.step()? {
-            let mut row = read_log_head(&q)?;
-            if (row.header.site, row.header.version) != (head.0.site, head.0.version) {
-                break;
-            }
-            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            rows.insert(0, row);
-        }
-        Ok(rows)
-    }
-
-    /// The log rows of these versions, in log order: read from the end until all are found.
-    fn rows_of(&mut self, wanted: &VersionVector) -> Result<Vec<LogRow>> {
-        let mut left: u64 = count(wanted);
-        let mut rows: Vec<LogRow> = Vec::new();
-        let mut seen: HashSet<(u32, u64)> = HashSet::new();
-        let mut q = self.db.prepare_transient(&format!("{LOG} ORDER BY id DESC"))?;
-        while q.step()? {
-            let mut row = read_log_head(&q)?;
-            let (h, site) = (row.header, self.sites.id(row.header.site).unwrap_or_default());
-            let known = seen.contains(&(h.site, h.version));
-            if left == 0 && !known {
-                break;
-            }
-            if h.version == 0 || !wanted.contains(&site, h.version) {
-                continue;
-            }
-            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            if !known {
-                seen.insert((h.site, h.version));
-                let mut here = VersionVector::new();
-                here.insert_range(site, first_version(&row)..=h.version);
-                let unwanted = count(&here.missing_from(wanted));
-                left = left.saturating_sub(h.version - first_version(&row) + 1 - unwanted);
-            }
-            rows.push(row);
-        }
-        rows.reverse();
-        Ok(rows)
-    }
-
-    /// The chain hash of the last version of a range, 0 if it is not known.
-    fn chain_of(&self, site: &SiteId, version: u64) -> u64 {
-        let head = self.sites.ordinal(site).and_then(|o| self.chains.get(&o));
-        head.filter(|h| h.0 == version).map_or(0, |h| h.1)
-    }
-}
-
-/// How many versions a vector holds.
-pub fn count(v: &VersionVector) -> u64 {
-    v.iter().flat_map(|(_, r)| r.iter()).map(|r| r.end() - r.start() + 1).sum()
 }
 
 /// A transaction of the cut; it is written into the changeset when the first of its cells is.
@@ -304,13 +184,17 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
         if let Some(table) = core.catalog.get(tbl).cloned() {
             e.table(core, &table, plan)?;
         }
+        let bytes = e.writer.bytes_estimate() as u64;
+        if bytes > BYTES_MAX {
+            return Err(Error::TooLarge { bytes, bytes_max: BYTES_MAX });
+        }
     }
     e.parked(core, &parked)?;
-    let versions = count(&cut.brings);
+    let (versions, upto) = (count(&cut.brings), core.tail.lsn);
     e.ranges(core, &cut.brings, &cut.base, &chains);
     let compress = e.writer.bytes_estimate() <= COMPRESSED_MAX;
     let bytes = e.writer.finish(compress).map_err(wire)?;
-    Ok(Made { bytes, versions })
+    Ok(Made { bytes, versions, brings: cut.brings, upto })
 }
 
 /// What of a table is listed.

@@ -7,8 +7,8 @@
 //!   If it is this replica's own site, that happens at once, and the next exchange finds no fork.
 
 use crate::apply::{Told, told};
-use crate::changeset::LOG;
 use crate::core::{Core, Header, LogRow, read_log_head};
+use crate::cut::LOG;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::log::Changes;

@@ -172,6 +172,7 @@ pub struct Queries {
     meta_put: Option<Stmt>,
     pub log_after: Option<Stmt>,
     pub log_at: Option<Stmt>,
+    outside: Option<Stmt>,
 }
 
 /// Per table: ranges of keys.
@@ -198,6 +199,8 @@ pub struct Core {
     pub stores: HashMap<u32, TableStore>,
     pub q: Queries,
     seen_data_version: Option<u32>,
+    /// What the connection last saw of the commits of others.
+    seen_outside: Option<i64>,
     pub now_ms: fn() -> i64,
     /// Whether any row is parked, as far as is known.
     pub parked_rows: Option<bool>,
@@ -248,6 +251,7 @@ impl Core {
             stores: HashMap::new(),
             q: Queries::default(),
             seen_data_version: None,
+            seen_outside: None,
             now_ms: system_now_ms,
             parked_rows: None,
             parked_tried: None,
@@ -274,6 +278,13 @@ impl Core {
         let cookie = q.column_int(0);
         q.reset();
         Ok(cookie)
+    }
+
+    /// Whether another connection has committed since this was last asked.
+    pub fn changed_outside(&mut self) -> Result<bool> {
+        let q = cached(&mut self.q.outside, self.db, "PRAGMA main.data_version")?;
+        let now = q.query_row(&[], |q| Ok(q.column_int(0)))?;
+        Ok(std::mem::replace(&mut self.seen_outside, now) != now)
     }
 
     /// Brings the cached state up to what this connection sees of the file now.

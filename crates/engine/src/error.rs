@@ -36,6 +36,10 @@ pub enum Error {
     Fork { site: String, version: u64 },
     /// The changeset belongs to another database.
     OtherLineage { ours: String, theirs: String },
+    /// The other replica has transactions that its server has not acknowledged, which it gives to nobody else.
+    Unsent { transactions: u64 },
+    /// More is to be sent than a changeset may hold.
+    TooLarge { bytes: u64, bytes_max: u64 },
     /// The call cannot be made at this point of a transaction.
     State { why: String },
     /// A constraint of the user's table refuses merged values; nothing was applied.
@@ -80,6 +84,16 @@ impl std::fmt::Display for Error {
             Error::OtherLineage { ours, theirs } => {
                 write!(f, "the changeset comes from another database (lineage {theirs}, this one is {ours})")
             }
+            Error::Unsent { transactions } => write!(
+                f,
+                "the other replica has {transactions} transactions that its server has not acknowledged, and changes that cannot \
+                 be told without them; let it sync first"
+            ),
+            Error::TooLarge { bytes, bytes_max } => write!(
+                f,
+                "a changeset of {bytes} bytes or more would be needed, and {bytes_max} is the limit; \
+                 start the other replica from a snapshot"
+            ),
             Error::State { why } => write!(f, "{why}"),
             Error::Constraint { table, why, .. } => {
                 write!(f, "merged values do not fit table \"{table}\": {why}; nothing was applied")

@@ -1,7 +1,8 @@
 //! The SQL functions about changesets.
 
 use crate::apply::{self, Options};
-use crate::changeset::{Reader, make};
+use crate::changeset::make;
+use crate::cut::Reader;
 use crate::engine::Engine;
 use crate::functions::bad;
 use rejoin_crdt::site::SiteId;

@@ -83,6 +83,12 @@ impl Changes {
         self.tables.values().map(|t| t.inline.len()).sum()
     }
 
+    /// How many rows these changes name, at most.
+    pub fn row_estimate(&self) -> u64 {
+        let blocks = |t: &TableList| t.blocks.iter().map(|b| (b.1.abs_diff(b.0) + 1) << SHIFT).sum::<u64>();
+        self.tables.values().map(|t| t.inline.len() as u64 + blocks(t) + t.keys.len() as u64).sum()
+    }
+
     pub fn encode(&self, base: &Base) -> Vec<u8> {
         let mut out = Vec::new();
         for (&tbl, list) in &self.tables {

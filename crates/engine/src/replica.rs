@@ -1,8 +1,9 @@
 //! The Rust API: a connection whose replicated tables meet those of others.
 
 use crate::apply;
-use crate::changeset::{Reader, make};
+use crate::changeset::make;
 use crate::copies;
+use crate::cut::Reader;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::observe::Commit;
@@ -35,7 +36,7 @@ impl Default for Options {
 ///
 /// Reads and writes go through [`Replica::connection`] as ever; what is written to a replicated table is captured.
 pub struct Replica {
-    engine: Rc<Engine>,
+    pub(crate) engine: Rc<Engine>,
     conn: Connection,
 }
 
@@ -68,7 +69,10 @@ impl Replica {
     pub fn attach(conn: Connection) -> Result<Replica> {
         let engine = Db::with(&conn, Engine::register)?;
         engine.watch()?;
-        Ok(Replica { engine, conn })
+        let replica = Replica { engine, conn };
+        // A file that is busy just now is asked again with the first call.
+        let _ = replica.changed_outside();
+        Ok(replica)
     }
 
     /// A clock of the caller's, Unix milliseconds: for tests.
@@ -121,12 +125,13 @@ impl Replica {
     }
 
     /// A changeset of everything after a local version, for one who has all up to it; `crsql_changeset`. It may bring
-    /// nothing.
+    /// nothing. A replica with a server leaves its own transactions out until the server has acknowledged them.
     pub fn changeset_since(&self, db_version: i64) -> Result<Vec<u8>> {
         Ok(make(&self.engine, Reader::Since(db_version, None))?.bytes)
     }
 
-    /// A changeset of what a replica with this vector lacks; None: nothing.
+    /// A changeset of what a replica with this vector lacks; None: nothing. As with [`Replica::changeset_since`],
+    /// the server comes first; for it, and for its clients, there is [`Replica::cut_for`].
     pub fn changeset_for(&self, theirs: &VersionVector) -> Result<Option<Vec<u8>>> {
         let made = make(&self.engine, Reader::Vector(theirs))?;
         Ok((made.versions > 0).then_some(made.bytes))
@@ -146,7 +151,12 @@ impl Replica {
         }
         let options = apply::Options { any_lineage: true, over_gap: false };
         let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
-            Some(bytes) => writing(&to.engine, || apply::apply(&to.engine, &bytes, options)),
+            Some(bytes) => match writing(&to.engine, || apply::apply(&to.engine, &bytes, options)) {
+                Err(Error::Gap { .. }) if from.server()?.is_some() => {
+                    Err(Error::Unsent { transactions: from.pending()?.transactions })
+                }
+                done => done,
+            },
             None => Ok(Applied::default()),
         };
         self.part_from(other)?;
@@ -204,7 +214,7 @@ impl Replica {
     }
 
     /// Runs `f` on what the connection sees now.
-    fn reading<R>(&self, f: impl FnOnce(&Engine) -> Result<R>) -> Result<R> {
+    pub(crate) fn reading<R>(&self, f: impl FnOnce(&Engine) -> Result<R>) -> Result<R> {
         self.engine.scoped("crsql_read", || {
             self.engine.core()?.refresh(false)?;
             f(&self.engine)
@@ -214,7 +224,7 @@ impl Replica {
 
 /// Runs `f` with the write lock held from the start. SQLite does not wait for another writer once a transaction has
 /// read something, so one that is going to write must not begin by reading.
-fn writing<R>(engine: &Engine, f: impl FnOnce() -> Result<R>) -> Result<R> {
+pub(crate) fn writing<R>(engine: &Engine, f: impl FnOnce() -> Result<R>) -> Result<R> {
     if !engine.db.is_autocommit() {
         return f();
     }

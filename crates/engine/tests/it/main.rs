@@ -2,6 +2,7 @@
 
 mod changeset;
 mod conformance;
+mod cut;
 mod fixture;
 mod properties;
 mod replica;
