@@ -10,6 +10,7 @@
 
 mod column;
 mod error;
+pub mod frame;
 mod front;
 mod keys;
 pub mod limits;

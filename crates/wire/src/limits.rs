@@ -18,3 +18,7 @@ pub const KEY_SHARED_MAX: usize = 64;
 /// Row shapes up to this many bytes can be referred to again; longer ones are spelled out
 /// each time, so that the work of reading stays in proportion to the input.
 pub const SHAPE_BYTES_MAX: usize = 64;
+/// Bytes of one frame, whatever was agreed.
+pub const FRAME_BYTES_MAX: usize = 16 << 20;
+/// Bytes of a version vector in a frame.
+pub const VECTOR_BYTES_MAX: usize = 8 << 20;

@@ -5,6 +5,7 @@
 
 use std::borrow::Cow;
 
+use rejoin_crdt::vector::VersionVector;
 use rejoin_crdt::{SiteId, ValueRef};
 
 use crate::column::{ColumnHead, ColumnReader};
@@ -77,6 +78,34 @@ impl<'a> Reader<'a> {
     /// What the sender took the receiver to hold; a receiver that does not must ask again.
     pub fn base(&self) -> &[EmptyRange] {
         &self.base
+    }
+
+    /// The transactions that the changeset brings, those of which nothing is left included.
+    pub fn brings(&self) -> VersionVector {
+        let mut all = self.ranges(&self.empty_ranges);
+        for t in &self.transactions {
+            if let Some(site) = self.sites.get(t.origin as usize) {
+                all.insert(*site, t.version);
+            }
+        }
+        all
+    }
+
+    /// What its sender holds, as far as it says so: what it brings and what it builds on.
+    pub fn holds(&self) -> VersionVector {
+        let mut all = self.brings();
+        all.merge(&self.ranges(&self.base));
+        all
+    }
+
+    fn ranges(&self, ranges: &[EmptyRange]) -> VersionVector {
+        let mut all = VersionVector::new();
+        for r in ranges {
+            if let Some(site) = self.sites.get(r.site as usize) {
+                all.insert_range(*site, r.from..=r.to);
+            }
+        }
+        all
     }
 
     pub fn table_count(&self) -> usize {

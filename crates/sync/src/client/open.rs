@@ -1,0 +1,416 @@
+//! An open connection: cuts in both directions, acknowledgements, rejections, heartbeats.
+
+use super::{Config, Facts, MadeCut, NotApplied, Remains, Reply, Request};
+use crate::state::State;
+use crate::transfer::{Arrived, Defaults, Incoming, Outgoing};
+use crate::{Relation, fault};
+use rejoin_crdt::vector::VersionVector;
+use rejoin_wire::frame::{
+    Bytes, Code, Fault, Frame, Refused, Reject, Rejection, Retry, RowName, Welcome, WireVector, vector_hash,
+};
+
+pub(super) use rejoin_wire::limits::FRAME_BYTES_MAX;
+
+/// How long a cut waits that the server put off.
+const PUT_OFF_MS: u64 = 5_000;
+
+/// What the session is to do after a reply.
+pub(super) enum Next {
+    Stay,
+    Reconnect(String),
+    StartOver,
+}
+
+/// A rejection on its way into the database.
+#[derive(Debug)]
+struct Rejected {
+    rejections: Vec<Rejection>,
+    rows: Vec<Vec<u8>>,
+    /// More rows are asked for.
+    waiting: bool,
+}
+
+#[derive(Debug)]
+pub(super) struct Open {
+    welcome: Welcome,
+    relation: Relation,
+    /// The server's schema, and ours, as they were told last.
+    schema: Vec<u8>,
+    ours: Vec<u8>,
+    compare: bool,
+    /// What the server holds, as far as it has said.
+    theirs: VersionVector,
+    outgoing: Outgoing,
+    incoming: Incoming,
+    applying: Option<u64>,
+    applying_more: bool,
+    /// The server has said that nothing more is to come.
+    caught_up: bool,
+    /// There may be something to send.
+    dirty: bool,
+    resume: Option<([u8; 16], u64)>,
+    rejected: Option<Rejected>,
+    /// Rows that the server is asked for after a change of clock.
+    rows_wanted: bool,
+    /// Why nothing is sent for now, and until when.
+    blocked: Option<(String, Option<u64>)>,
+    acknowledge: bool,
+    /// Cuts of row states to acknowledge.
+    acks: Vec<u64>,
+    sent_ms: u64,
+    heard_ms: u64,
+    /// Heartbeats in a row in which both sides were at rest and did not hold the same.
+    unlike: u32,
+}
+
+impl Open {
+    pub(super) fn new(mut welcome: Welcome, relation: Relation, facts: &Facts, now_ms: u64) -> Open {
+        let theirs = std::mem::take(&mut welcome.vector.0);
+        Open {
+            relation,
+            schema: std::mem::take(&mut welcome.schema.0),
+            ours: facts.schema.clone(),
+            compare: false,
+            outgoing: Outgoing::new(welcome.credit),
+            incoming: Incoming::default(),
+            applying: None,
+            applying_more: false,
+            caught_up: facts.vector.covers(&theirs),
+            dirty: true,
+            resume: welcome.resume,
+            rejected: None,
+            rows_wanted: false,
+            blocked: None,
+            acknowledge: false,
+            acks: Vec::new(),
+            sent_ms: now_ms,
+            heard_ms: now_ms,
+            unlike: 0,
+            theirs,
+            welcome,
+        }
+    }
+
+    pub(super) fn begin(&mut self, config: &Config, remains: Option<Remains>) {
+        self.incoming = Incoming::new(config.cut_bytes_max, remains);
+    }
+
+    /// Asks the server for its state of some rows.
+    pub(super) fn want_rows(&mut self, rows: Vec<RowName>) -> Option<Frame> {
+        self.rows_wanted = !rows.is_empty();
+        self.rows_wanted.then_some(Frame::RowsWanted(rows))
+    }
+
+    pub(super) fn remains(&mut self) -> Option<Remains> {
+        self.incoming.remains()
+    }
+
+    pub(super) fn take_acks(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.acks)
+    }
+
+    fn heartbeat_ms(&self) -> u64 {
+        u64::from(self.welcome.heartbeat_ms.max(100))
+    }
+
+    pub(super) fn wake_at(&self) -> u64 {
+        let beat = self.sent_ms + self.heartbeat_ms();
+        let silence = self.heard_ms + self.heartbeat_ms() * Defaults::SILENCE;
+        let blocked = self.blocked.as_ref().and_then(|b| b.1).unwrap_or(u64::MAX);
+        beat.min(silence).min(blocked)
+    }
+
+    fn at_rest(&self) -> bool {
+        self.outgoing.is_idle()
+            && self.incoming.is_idle()
+            && self.applying.is_none()
+            && self.rejected.is_none()
+            && !self.dirty
+    }
+
+    pub(super) fn tick(&mut self, facts: &Facts, now_ms: u64, out: &mut Vec<Frame>) -> Result<(), Fault> {
+        if self.heard_ms + self.heartbeat_ms() * Defaults::SILENCE <= now_ms {
+            return Err(fault(Code::Silent, "the server has said nothing for too long"));
+        }
+        if self.blocked.as_ref().is_some_and(|b| b.1.is_some_and(|at| at <= now_ms)) {
+            self.blocked = None;
+            self.dirty = true;
+        }
+        if self.sent_ms + self.heartbeat_ms() <= now_ms {
+            let hash = self.at_rest().then(|| vector_hash(&facts.vector));
+            out.push(Frame::Ping(now_ms, hash));
+        }
+        if !out.is_empty() {
+            self.sent_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    pub(super) fn frame(
+        &mut self,
+        frame: Frame,
+        facts: &Facts,
+        now_ms: u64,
+        out: &mut Vec<Frame>,
+    ) -> Result<(), Fault> {
+        self.heard_ms = now_ms;
+        match frame {
+            Frame::Cut(head) => {
+                self.caught_up = false;
+                self.incoming.cut(head)?;
+            }
+            Frame::Data(data) => self.incoming.data(data)?,
+            Frame::Credit(bytes) => self.outgoing.credit(bytes, out),
+            Frame::Ack(cut) => {
+                let acked = self.outgoing.acked(cut)?;
+                self.theirs.merge(&acked.brings);
+                self.acknowledge = true;
+                self.blocked = None;
+            }
+            Frame::Refused(refused) => self.refused(refused, now_ms)?,
+            Frame::Reject(reject) => self.reject(reject)?,
+            Frame::Ping(time_ms, hash) => {
+                out.push(Frame::Pong(time_ms, now_ms));
+                self.unlike(hash, facts, out)?;
+            }
+            Frame::Pong(..) => {}
+            Frame::TokenTaken(until) => self.welcome.expires_ms = until,
+            Frame::Vector(vector) => {
+                self.theirs = vector.0;
+                self.dirty = true;
+            }
+            Frame::Schema(Bytes(schema)) => (self.schema, self.compare) = (schema, true),
+            Frame::Horizon(horizon) => self.welcome.horizon = horizon,
+            _ => return Err(fault(Code::Protocol, "a frame out of turn")),
+        }
+        if let Some(credit) = self.incoming.credit() {
+            out.push(Frame::Credit(credit));
+        }
+        if !out.is_empty() {
+            self.sent_ms = now_ms;
+        }
+        Ok(())
+    }
+
+    /// Both sides at rest, and the vectors differ: somebody has lost something. Not at the first time, as a commit may be
+    /// under way. Then ours is told, for which the server makes a cut; and if that was not it, the next greeting tells
+    /// what the server lacks.
+    fn unlike(&mut self, hash: Option<u64>, facts: &Facts, out: &mut Vec<Frame>) -> Result<(), Fault> {
+        let differs = hash.is_some_and(|h| h != vector_hash(&facts.vector)) && self.at_rest();
+        self.unlike = if differs { self.unlike + 1 } else { 0 };
+        match self.unlike {
+            2 => out.push(Frame::Vector(WireVector(facts.vector.clone()))),
+            4 if self.pending(facts, &self.theirs, false) == 0 => {
+                return Err(fault(Code::Gap, "the two sides do not hold the same"));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn refused(&mut self, refused: Refused, now_ms: u64) -> Result<(), Fault> {
+        self.outgoing.refused(refused.cut)?;
+        self.theirs = refused.vector.0;
+        self.dirty = true;
+        self.blocked = match refused.code.retry() {
+            Retry::Now => None,
+            Retry::Later if refused.code == Code::Ahead => Some((refused.message, None)),
+            Retry::Later => Some((refused.message, Some(now_ms + PUT_OFF_MS))),
+            Retry::Never => return Err(fault(refused.code, refused.message)),
+        };
+        Ok(())
+    }
+
+    fn reject(&mut self, reject: Reject) -> Result<(), Fault> {
+        self.outgoing.refused(reject.cut)?;
+        if self.rejected.is_some() || reject.rejections.is_empty() {
+            return Err(fault(Code::Protocol, "a rejection out of turn"));
+        }
+        self.rejected = Some(Rejected { rejections: reject.rejections, rows: Vec::new(), waiting: false });
+        Ok(())
+    }
+
+    /// Row states go to those who asked; without a request of the storage for now where more may be needed.
+    fn arrived_rows(&mut self, rows: Vec<u8>) -> Option<Request> {
+        match &mut self.rejected {
+            Some(rejected) if rejected.waiting => {
+                rejected.rows.push(rows);
+                rejected.waiting = false;
+                None
+            }
+            _ if std::mem::take(&mut self.rows_wanted) => Some(Request::MergeRows(rows)),
+            _ => None,
+        }
+    }
+
+    /// The next thing to ask of the storage.
+    pub(super) fn request(&mut self, facts: &Facts) -> Option<Request> {
+        if self.compare {
+            self.compare = false;
+            return Some(Request::Compare { schema: self.schema.clone(), version: None });
+        }
+        if let Some(rejected) = self.rejected.as_ref().filter(|r| !r.waiting) {
+            let (rejections, rows) = (rejected.rejections.clone(), rejected.rows.clone());
+            return Some(Request::Adopt { rejections, rows });
+        }
+        if let Some(Arrived { cut, bytes, more, rows, .. }) = self.incoming.take() {
+            if rows {
+                self.acks.push(cut);
+                return self.arrived_rows(bytes).or_else(|| self.request(facts));
+            }
+            (self.applying, self.applying_more) = (Some(cut), more);
+            return Some(Request::Apply(bytes));
+        }
+        if self.rejected.is_some() || self.rows_wanted {
+            // What is written here meanwhile waits.
+            return None;
+        }
+        if self.acknowledge && self.outgoing.is_idle() {
+            self.acknowledge = false;
+            return Some(Request::Acknowledge(self.theirs.clone()));
+        }
+        let may_send = self.blocked.is_none() && !self.welcome.grants.read_only && self.outgoing.has_room();
+        if !self.dirty || !may_send {
+            return None;
+        }
+        let mut theirs = self.theirs.clone();
+        theirs.merge(&self.outgoing.brings());
+        let own_only = !self.welcome.grants.relay;
+        if self.pending(facts, &theirs, own_only) == 0 {
+            self.dirty = false;
+            return None;
+        }
+        Some(Request::MakeCut { theirs, own_only, bytes_max: self.welcome.limits.cut_bytes })
+    }
+
+    pub(super) fn reply(
+        &mut self,
+        reply: Reply,
+        facts: &Facts,
+        now_ms: u64,
+        out: &mut Vec<Frame>,
+    ) -> Result<Next, Fault> {
+        match reply {
+            Reply::Described(_) => self.described(facts, out),
+            Reply::Compared { relation: Relation::Incompatible(what), .. } => {
+                return Err(fault(Code::IncompatibleSchema, what));
+            }
+            Reply::Compared { relation, .. } => {
+                self.relation = relation;
+                self.blocked = None;
+                self.dirty = true;
+            }
+            Reply::Made(Some(made)) => self.send_cut(made, out),
+            Reply::Made(None) => self.dirty = false,
+            Reply::Applied { holds, .. } => {
+                self.theirs.merge(&holds);
+                if let Some(cut) = self.applying.take() {
+                    out.push(Frame::Ack(cut));
+                }
+                self.caught_up = !self.applying_more;
+            }
+            Reply::NotApplied { why, .. } => return self.not_applied(why, facts, out),
+            Reply::Adopted { voids, wanted, .. } if wanted.is_empty() => {
+                self.rejected = None;
+                self.dirty = true;
+                out.push(Frame::Adopted(voids));
+            }
+            Reply::Adopted { wanted, .. } => {
+                if let Some(rejected) = &mut self.rejected {
+                    rejected.waiting = true;
+                }
+                out.push(Frame::RowsWanted(wanted));
+            }
+            Reply::Merged(_) => self.dirty = true,
+            Reply::Acknowledged => {}
+            Reply::Prepared { .. } | Reply::StartedOver(_) | Reply::Failed(_) => {}
+        }
+        if let Some(credit) = self.incoming.credit() {
+            out.push(Frame::Credit(credit));
+        }
+        if !out.is_empty() {
+            self.sent_ms = now_ms;
+        }
+        Ok(Next::Stay)
+    }
+
+    fn described(&mut self, facts: &Facts, out: &mut Vec<Frame>) {
+        self.dirty = true;
+        if facts.schema != self.ours {
+            self.ours.clone_from(&facts.schema);
+            self.compare = true;
+            out.push(Frame::Schema(Bytes(facts.schema.clone())));
+        }
+    }
+
+    fn send_cut(&mut self, made: MadeCut, out: &mut Vec<Frame>) {
+        if !made.more {
+            self.dirty = false;
+        }
+        let resume = self.resume.take();
+        self.outgoing.begin(made, resume, out);
+    }
+
+    fn not_applied(&mut self, why: NotApplied, facts: &Facts, out: &mut Vec<Frame>) -> Result<Next, Fault> {
+        let cut = self.applying.take().unwrap_or_default();
+        match why {
+            NotApplied::Gap(message) => {
+                self.incoming.refuse(cut);
+                let vector = WireVector(facts.vector.clone());
+                out.push(Frame::Refused(Refused { cut, code: Code::Gap, message, vector }));
+                Ok(Next::Stay)
+            }
+            // A fork of this site has given it a new id by now, and the next greeting settles the rest.
+            NotApplied::Fork(message) => Ok(Next::Reconnect(message)),
+            NotApplied::BelowHorizon(_) => Ok(Next::StartOver),
+            NotApplied::OtherLineage(message) => Err(fault(Code::OtherLineage, message)),
+            NotApplied::Bad(message) => Err(fault(Code::Malformed, message)),
+        }
+    }
+
+    /// Transactions that the server has not applied and acknowledged.
+    fn pending(&self, facts: &Facts, theirs: &VersionVector, own_only: bool) -> u64 {
+        let missing = facts.vector.missing_from(theirs);
+        let counts = |id: &rejoin_crdt::SiteId| !own_only || facts.mine.contains(&id.0);
+        let of = |r: &rejoin_crdt::vector::Ranges| r.iter().map(|r| r.end() - r.start() + 1).sum::<u64>();
+        missing.iter().filter(|(id, _)| counts(id)).map(|(_, r)| of(r)).sum()
+    }
+
+    pub(super) fn state(&self, facts: &Facts) -> State {
+        let pending = self.pending(facts, &self.theirs, true);
+        let all = self.pending(facts, &self.theirs, false);
+        if facts.rejected > 0 {
+            let reason = facts.rejected_reason.clone();
+            return State::Rejected { pending, transactions: facts.rejected, reason };
+        }
+        if let Some((reason, _)) = &self.blocked {
+            return State::Behind { pending, reason: reason.clone() };
+        }
+        let busy = !self.outgoing.is_idle() || !self.incoming.is_idle() || self.applying.is_some();
+        let bytes = self.outgoing.bytes_left() + self.incoming.bytes_left();
+        if pending > 0 && self.welcome.grants.read_only {
+            let reason = "the token allows reading only".to_owned();
+            return State::Behind { pending, reason };
+        }
+        if pending > 0 || busy || !self.caught_up || self.rejected.is_some() || self.rows_wanted {
+            return State::Syncing { pending, bytes };
+        }
+        match &self.relation {
+            Relation::Ahead(what) | Relation::Behind(what) | Relation::Diverged(what) => {
+                return State::Behind { pending, reason: what.clone() };
+            }
+            Relation::Same | Relation::Incompatible(_) => {}
+        }
+        if all > 0 {
+            let reason = format!(
+                "the server lacks {all} transactions of other replicas; those, or a client with the claim `relay`, \
+                 can hand them in"
+            );
+            return State::Behind { pending, reason };
+        }
+        if self.unlike > 1 {
+            return State::Syncing { pending, bytes };
+        }
+        State::Synced
+    }
+}

@@ -1,0 +1,46 @@
+//! Sync as two state machines: [`client::Client`] and [`server::Session`].
+//!
+//! Nothing here opens a socket, a file or a clock. A driver tells what happened (`handle(event, now_ms)`) and carries
+//! out what comes back: frames to send, and requests to the storage, of which each is answered by an event.
+//! Programs, browsers and the simulator drive the same machines.
+//!
+//! ```text
+//!          events                          effects
+//!  socket  Connected, Frame, Closed  -->   Connect, Send, Disconnect
+//!  storage Reply, Changed            -->   Ask(Request)       at most one open request at a time
+//!  clock   Tick                      <--   wake_at()
+//! ```
+//!
+//! `docs/protocol.md` specifies the frames and their order.
+
+#![forbid(unsafe_code)]
+
+pub mod backoff;
+pub mod client;
+pub mod server;
+pub mod state;
+mod transfer;
+
+pub use rejoin_wire::frame;
+pub use state::State;
+pub use transfer::{Defaults, MadeCut};
+
+use rejoin_wire::frame::{Code, Fault};
+
+/// How two schemas stand to each other, seen from the side that asks.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Relation {
+    Same,
+    /// This side has tables or columns that the other lacks; a sentence names them.
+    Ahead(String),
+    /// The other side has tables or columns that this one lacks.
+    Behind(String),
+    /// Both.
+    Diverged(String),
+    /// What both have is not the same: nothing can be exchanged.
+    Incompatible(String),
+}
+
+pub(crate) fn fault(code: Code, message: impl Into<String>) -> Fault {
+    Fault { code, message: message.into(), retry_after_ms: None }
+}
