@@ -64,26 +64,64 @@ fn malformed(why: &str) -> Error {
     Error::Changeset { why: why.into() }
 }
 
+/// Looks at what a changeset does while it is taken; an error of its ends the whole.
+pub trait Watch {
+    /// Nothing is taken yet, and the changeset builds on what is here.
+    fn begin(&mut self, core: &mut Core, reader: &Reader<'_>) -> Result<()>;
+    /// A row is to be merged that these transactions (by index, with their local db_versions) write. True: its work must
+    /// be found in its place afterwards.
+    fn wants(&mut self, t: &Table, row: &Row<'_>, by: &[(usize, i64)]) -> bool;
+    /// The row that it wants, before it is merged.
+    fn before(&mut self, core: &mut Core, t: &Rc<Table>, row: &Row<'_>) -> Result<()>;
+    /// Each row, after it was merged: how many changes were accepted, or why not.
+    fn after(&mut self, core: &mut Core, row: &Merged<'_>, accepted: Result<i64>) -> Result<i64>;
+    /// A table, or a column of one, is not here.
+    fn missing(&mut self, table: &str, column: Option<&str>);
+    /// All is merged, and not written yet.
+    fn end(&mut self) -> Result<()>;
+}
+
+/// A row of a watched changeset.
+pub struct Merged<'r> {
+    pub t: &'r Rc<Table>,
+    pub row: &'r Row<'r>,
+    pub by: &'r [(usize, i64)],
+    /// It was parked, or something of it.
+    pub parked: bool,
+    /// What the table said of its values.
+    pub refusal: Option<Error>,
+}
+
 pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied> {
     let reader = Reader::open(bytes).map_err(wire)?;
-    engine.make_ready()?;
-    // What this transaction wrote before is not undone with a refused changeset.
-    engine.flush()?;
-    let done = engine.scoped("crsql_apply", || {
-        engine.join()?;
-        engine.flush()?;
-        let rowid = engine.db.last_insert_rowid();
-        let mut core = engine.core()?;
-        core.refresh(true)?;
-        let done = whole(engine, &mut core, &reader, options);
-        engine.db.set_last_insert_rowid(rowid);
-        done
-    });
+    let done = apply_watched(engine, &reader, options, None);
     let fork = matches!(done, Err(Error::Fork { .. }));
     if fork || matches!(done, Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. })) {
         copies::heed(engine, &reader, fork)?;
     }
     done
+}
+
+/// The same under somebody's eyes; what the changeset says of this replica's own site is not heeded.
+pub fn apply_watched(
+    engine: &Engine,
+    reader: &Reader<'_>,
+    options: Options,
+    watch: Option<&mut dyn Watch>,
+) -> Result<Applied> {
+    engine.make_ready()?;
+    // What this transaction wrote before is not undone with a refused changeset.
+    engine.flush()?;
+    engine.scoped("crsql_apply", || {
+        engine.join()?;
+        engine.flush()?;
+        let rowid = engine.db.last_insert_rowid();
+        let mut core = engine.core()?;
+        core.refresh(true)?;
+        let done = whole(engine, &mut core, reader, options, watch);
+        engine.db.set_last_insert_rowid(rowid);
+        done
+    })
 }
 
 impl Core {
@@ -109,7 +147,13 @@ impl Core {
     }
 }
 
-fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options) -> Result<Applied> {
+fn whole(
+    engine: &Engine,
+    core: &mut Core,
+    reader: &Reader<'_>,
+    options: Options,
+    mut watch: Option<&mut dyn Watch>,
+) -> Result<Applied> {
     if let (Some(ours), Some(theirs)) = (core.cfg.lineage, reader.header().lineage)
         && ours != theirs
         && !options.any_lineage
@@ -123,7 +167,15 @@ fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options
     if let (Err(e), false) = (&gap, options.over_gap) {
         return Err(e.clone());
     }
+    if let Some(watch) = &mut watch {
+        watch.begin(core, reader)?;
+    }
     let mut a = Applying::new(engine, core, reader);
+    // As it is, it would have to live as long as all else.
+    a.watch = match watch {
+        Some(watch) => Some(watch as &mut dyn Watch),
+        None => None,
+    };
     a.applied.over_gap = gap.is_err();
     a.take_ranges()?;
     a.take_transactions()?;
@@ -133,10 +185,7 @@ fn whole(engine: &Engine, core: &mut Core, reader: &Reader<'_>, options: Options
     for index in 0..reader.table_count() {
         a.table(index)?;
     }
-    let applied = a.finish()?;
-    core.txn.rows_impacted += applied.cells_won as i64;
-    core.next_txn();
-    Ok(applied)
+    a.finish()
 }
 
 fn site_of(reader: &Reader<'_>, index: u32) -> Result<SiteId> {
@@ -291,6 +340,9 @@ struct Applying<'a> {
     good: i64,
     applied: Applied,
     stream: Option<Stream>,
+    watch: Option<&'a mut dyn Watch>,
+    /// What the table said of the values of the row merged last.
+    refusal: Option<Error>,
 }
 
 impl<'a> Applying<'a> {
@@ -302,6 +354,8 @@ impl<'a> Applying<'a> {
             sites: vec![None; reader.sites().len()],
             applied: Applied::default(),
             stream: None,
+            watch: None,
+            refusal: None,
             good: 0,
             now,
             engine,
@@ -473,13 +527,55 @@ impl<'a> Applying<'a> {
             return Ok(());
         }
         self.applied.rows += 1;
+        if let Some(watch) = &mut self.watch {
+            let lacks = |w: &&(usize, Cell<'_>, Reason)| w.2 == Reason::NoColumn;
+            for (col, ..) in waiting.iter().filter(lacks) {
+                watch.missing(name, names.get(*col).copied());
+            }
+            if here.table.is_none() {
+                watch.missing(name, None);
+            }
+        }
         let accepted = match &here.table {
+            Some(t) if self.watch.is_some() => self.watched(t, names, row, sentinel, cells, &waiting)?,
             Some(t) => self.merge(t, names, row, sentinel, cells, &waiting)?,
             None => self.park_unknown(name, names, row, sentinel, &waiting)?,
         };
         self.applied.cells_won += accepted as u64;
         self.applied.cells_lost += offered.saturating_sub(accepted as usize) as u64;
         Ok(())
+    }
+
+    /// Merges a row under the eyes of `watch`.
+    fn watched(
+        &mut self,
+        t: &Rc<Table>,
+        names: &[&str],
+        row: &Row<'_>,
+        sentinel: Option<Sentinel>,
+        cells: &[Cell<'_>],
+        waiting: &[(usize, Cell<'_>, Reason)],
+    ) -> Result<i64> {
+        let Some(watch) = self.watch.take() else { return Ok(0) };
+        let writes = |txn: i64| Some((txn as usize, self.local(txn)?));
+        let groups = row.meta.groups.iter().filter(|_| row.meta.cl & 1 == 1).map(|g| g.stamp.db_version);
+        let mut by: Vec<(usize, i64)> =
+            row.meta.sentinel.map(|s| s.db_version).into_iter().chain(groups).filter_map(writes).collect();
+        by.sort_unstable();
+        by.dedup();
+        let (parks, wanted) = (self.core.txn.parks, watch.wants(t, row, &by));
+        if wanted {
+            if let Some(stream) = &mut self.stream {
+                stream.flush(self.core)?;
+            }
+            watch.before(self.core, t, row)?;
+        }
+        let accepted = self.merge(t, names, row, sentinel, cells, waiting);
+        let (parked, refusal) = (self.core.txn.parks != parks, self.refusal.take());
+        let merged = Merged { t, row, by: &by, parked, refusal };
+        let accepted = watch.after(self.core, &merged, accepted);
+        self.watch = Some(watch);
+        accepted
     }
 
     fn merge(
@@ -508,7 +604,10 @@ impl<'a> Applying<'a> {
         let spelling = crate::merge::spelling(&work, row.key, cl, sentinel.is_some())?;
         let incoming = Incoming { cl, sentinel, mark, cells, spelling };
         let mut accepted = match merge_taken(self.engine, self.core, at, work, &incoming) {
-            Err(e @ Error::Constraint { .. }) => park_refused(self.engine, self.core, at, &incoming, e)?,
+            Err(e @ Error::Constraint { .. }) => {
+                self.refusal = Some(e.clone());
+                park_refused(self.engine, self.core, at, &incoming, e)?
+            }
             other => other?,
         };
         if waiting.is_empty() {
@@ -553,7 +652,10 @@ impl<'a> Applying<'a> {
     }
 
     /// Writes the metadata and the log rows.
-    fn finish(self) -> Result<Applied> {
+    fn finish(mut self) -> Result<Applied> {
+        if let Some(watch) = &mut self.watch {
+            watch.end()?;
+        }
         let core = self.core;
         let parked = std::mem::take(&mut core.txn.parks);
         // What lost was seen all the same: what is written here from now on comes after it.
@@ -567,6 +669,8 @@ impl<'a> Applying<'a> {
             let site = core.intern_site(site)?;
             core.log_range(db_version, Header { site, version: to, clock: 0, nonce: 0, chain }, from)?;
         }
+        core.txn.rows_impacted += self.applied.cells_won as i64;
+        core.next_txn();
         Ok(Applied { parked, ..self.applied })
     }
 }

@@ -10,6 +10,7 @@ mod capture;
 mod catalog;
 mod changes;
 mod changeset;
+mod checked;
 mod codec;
 mod config;
 mod copies;
@@ -52,9 +53,14 @@ mod unpack;
 mod upgrade;
 mod value;
 mod verify;
+mod void;
 mod vtab;
 
 pub use apply::Applied;
+pub use checked::{
+    CODE_CONSTRAINT, CODE_INCOMPLETE, Checked, Checker, Missing, Op, Refusal, Rejection, RowFacts, RowKey,
+    TransactionFacts,
+};
 pub use error::{Error, Result};
 pub use observe::{Commit, TableChange};
 pub use rejoin_crdt::Value;
@@ -65,6 +71,7 @@ pub use servers::{Pending, ServerNote};
 pub use session::{Cut, CutRequest, Head, Position};
 pub use status::{ParkedChanges, Status, TableStatus};
 pub use verify::{Problem, Report, key_text, unpack_key};
+pub use void::Void;
 
 /// For hosts that bring a raw connection (the loadable extension). It reads nothing of the file: an owned one is
 /// captured from the first call of a function on, so programs should use [`Replica::attach`], which makes it.

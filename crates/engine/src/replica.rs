@@ -137,6 +137,19 @@ impl Replica {
         Ok((made.versions > 0).then_some(made.bytes))
     }
 
+    /// Applies a changeset of somebody who is not trusted, if `checker` and the tables allow all of it; nothing of it
+    /// otherwise. A changeset that is malformed, poisonous, forked or does not follow what is here is an error, and the
+    /// site ids of this replica are left alone whatever it says.
+    pub fn apply_checked(&self, bytes: &[u8], checker: &mut dyn crate::Checker) -> Result<crate::Checked> {
+        writing(&self.engine, || crate::checked::apply(&self.engine, bytes, checker))
+    }
+
+    /// Records versions of other sites that were rejected here and given up there: they count as held, and nothing is in
+    /// them. Those that are held already are left as they are. Answers how many were new.
+    pub fn void(&self, voids: &[crate::Void]) -> Result<u64> {
+        writing(&self.engine, || crate::void::record(&self.engine, voids))
+    }
+
     /// Applies a changeset whole, or not at all if it is refused: [`Error::Gap`] says that it was made for a replica
     /// that has more than this one, and that one made for [`Replica::vector`] is needed.
     pub fn apply_changeset(&self, bytes: &[u8]) -> Result<Applied> {

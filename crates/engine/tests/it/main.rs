@@ -1,6 +1,7 @@
 //! The engine through its Rust API and SQL surface, on real files.
 
 mod changeset;
+mod checked;
 mod conformance;
 mod cut;
 mod fixture;
