@@ -25,6 +25,8 @@ pub struct Config {
     pub folded: i64,
     pub own: u32,
     pub lineage: Option<[u8; 16]>,
+    /// Nobody writes under the site id of this file yet.
+    pub snapshot: bool,
     pub drift_ms: i64,
     /// The schema version that the metadata was last reconciled with.
     pub schema: i64,
@@ -48,6 +50,12 @@ impl Sites {
     pub fn insert(&mut self, ordinal: u32, id: SiteId) {
         self.ids.insert(ordinal, id);
         self.ordinals.insert(id, ordinal);
+    }
+
+    /// Another id for an ordinal under which nothing was written.
+    pub fn replace(&mut self, ordinal: u32, id: SiteId) {
+        self.ordinals.retain(|_, o| *o != ordinal);
+        self.insert(ordinal, id);
     }
 
     pub fn next(&self) -> u32 {
@@ -376,6 +384,7 @@ impl Core {
                 b"folded" => c.folded = int,
                 b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
+                b"snapshot" => c.snapshot = int != 0,
                 b"drift-ms" => c.drift_ms = int,
                 b"schema" => c.schema = int,
                 b"altering" => altering = crate::catalog::text(q.column_text(1)),

@@ -228,7 +228,8 @@ impl Engine {
         let mut core = self.core()?;
         core.refresh(false)?;
         if core.ready {
-            return Ok(());
+            drop(core);
+            return self.leave_snapshot();
         }
         drop(core);
         // Joined, so that a rollback is heard of.

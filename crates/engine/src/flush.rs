@@ -260,6 +260,7 @@ impl Core {
         if let Some(h) = self.txn.local {
             return Ok(h);
         }
+        self.leave_snapshot()?;
         let own = self.cfg.own;
         let version = self.vector.max(&self.own_site()) + 1;
         let mut nonce = [0u8; 8];

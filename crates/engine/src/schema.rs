@@ -110,7 +110,11 @@ impl Core {
             committed_lsn: self.tail.lsn,
             ..Txn::default()
         };
-        if may_write { self.note_moved() } else { Ok(()) }
+        if may_write {
+            self.leave_snapshot()?;
+            self.note_moved()?;
+        }
+        Ok(())
     }
 
     /// Rowids were given out anew: the tables that have other keys are to be compared.

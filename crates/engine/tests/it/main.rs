@@ -7,6 +7,7 @@ mod cut;
 mod fixture;
 mod properties;
 mod replica;
+mod snapshot;
 mod sql;
 mod surface;
 mod upgrade;
