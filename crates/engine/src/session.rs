@@ -49,7 +49,7 @@ pub struct Cut {
 
 /// A place in the log of one replica between two commits. It means nothing to other replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Position(pub(crate) i64);
+pub struct Position(pub i64);
 
 /// The newest transaction of this replica's own site.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -21,25 +21,12 @@ pub mod server;
 pub mod state;
 mod transfer;
 
+pub use rejoin_wire::Relation;
 pub use rejoin_wire::frame;
 pub use state::State;
 pub use transfer::{Defaults, MadeCut};
 
 use rejoin_wire::frame::{Code, Fault};
-
-/// How two schemas stand to each other, seen from the side that asks.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Relation {
-    Same,
-    /// This side has tables or columns that the other lacks; a sentence names them.
-    Ahead(String),
-    /// The other side has tables or columns that this one lacks.
-    Behind(String),
-    /// Both.
-    Diverged(String),
-    /// What both have is not the same: nothing can be exchanged.
-    Incompatible(String),
-}
 
 pub(crate) fn fault(code: Code, message: impl Into<String>) -> Fault {
     Fault { code, message: message.into(), retry_after_ms: None }

@@ -6,6 +6,7 @@ mod conformance;
 mod cut;
 mod fixture;
 mod properties;
+mod relation;
 mod replica;
 mod snapshot;
 mod sql;
