@@ -149,6 +149,8 @@ pub struct Session {
     made_rows: VecDeque<Vec<u8>>,
     sent_ms: u64,
     heard_ms: u64,
+    /// When something last went on, heartbeats aside.
+    moved_ms: u64,
     out: Vec<Effect>,
 }
 
@@ -178,6 +180,7 @@ impl Session {
             made_rows: VecDeque::new(),
             sent_ms: now_ms,
             heard_ms: now_ms,
+            moved_ms: now_ms,
             out: Vec::new(),
         }
     }
@@ -199,7 +202,7 @@ impl Session {
 
     pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
         if let Event::Reply(_) = event {
-            self.asked = false;
+            (self.asked, self.moved_ms) = (false, now_ms);
         }
         if !matches!(self.phase, Phase::Closed) {
             let done = self.take(event, now_ms).and_then(|()| self.tick(now_ms));
@@ -220,7 +223,8 @@ impl Session {
             Phase::Open => {
                 let beat = self.sent_ms + self.heartbeat_ms;
                 let silence = self.heard_ms + self.heartbeat_ms * Defaults::SILENCE;
-                Some(beat.min(silence).min(self.expires_ms.unwrap_or(u64::MAX)))
+                let stall = if self.awaits_client() { self.stalls_at() } else { u64::MAX };
+                Some(beat.min(silence).min(stall).min(self.expires_ms.unwrap_or(u64::MAX)))
             }
             Phase::Closed => None,
         }
@@ -280,12 +284,24 @@ impl Session {
             Phase::Open if self.heard_ms + self.heartbeat_ms * Defaults::SILENCE <= now_ms => {
                 Err(fault(Code::Silent, "the client has said nothing for too long"))
             }
+            Phase::Open if self.awaits_client() && self.stalls_at() <= now_ms => {
+                Err(fault(Code::Silent, "the client does not go on with what is under way"))
+            }
             Phase::Open if self.sent_ms + self.heartbeat_ms <= now_ms => {
                 let hash = self.is_quiet().then_some(self.head_hash);
                 self.send(&Frame::Ping(now_ms, hash))
             }
             _ => Ok(()),
         }
+    }
+
+    /// The next step is the client's.
+    fn awaits_client(&self) -> bool {
+        !self.asked && (!self.outgoing.is_idle() || !self.incoming.is_idle())
+    }
+
+    fn stalls_at(&self) -> u64 {
+        self.moved_ms + self.heartbeat_ms * Defaults::STALL
     }
 
     /// Nothing is under way in either direction.
@@ -313,6 +329,9 @@ impl Session {
             _ => return Err(fault(Code::Protocol, "a frame out of turn")),
         };
         self.heard_ms = now_ms;
+        if !matches!(frame, Frame::Ping(..) | Frame::Pong(..)) {
+            self.moved_ms = now_ms;
+        }
         let mut out = Vec::new();
         match frame {
             Frame::Cut(_) | Frame::Data(_) if self.read_only => {

@@ -21,6 +21,8 @@ impl Defaults {
     pub const HEARTBEAT_MS: u32 = 15_000;
     /// A peer is given up after so many heartbeats without a word.
     pub const SILENCE: u64 = 3;
+    /// And after so many in which it does not go on with what is under way: a cut may take long to apply.
+    pub const STALL: u64 = 20;
 }
 
 /// A cut as the storage makes it.
@@ -44,6 +46,7 @@ pub struct Unacked {
     pub cut: u64,
     pub brings: VersionVector,
     pub upto: i64,
+    rows: bool,
     bytes: Arc<[u8]>,
     sent: usize,
 }
@@ -88,6 +91,7 @@ impl Outgoing {
             cut: self.last,
             brings: made.brings,
             upto: made.upto,
+            rows,
             bytes: made.bytes,
             sent: offset as usize,
         });
@@ -119,10 +123,10 @@ impl Outgoing {
         }
     }
 
-    /// The oldest cut was not applied: those after it build on it and are not either.
+    /// The oldest cut was not applied: those after it build on it and are not either. Row states build on nothing.
     pub fn refused(&mut self, cut: u64) -> Result<(), Fault> {
         self.acked(cut)?;
-        self.queue.clear();
+        self.queue.retain(|u| u.rows);
         self.since = cut;
         Ok(())
     }
@@ -184,6 +188,8 @@ impl Incoming {
     }
 
     pub fn cut(&mut self, head: Cut) -> Result<(), Fault> {
+        // The sender learned in the middle of one that it will not be applied.
+        self.half.take_if(|h| h.head.since < self.refused && !h.head.rows && head.since >= self.refused);
         if self.half.is_some() || head.cut != self.last + 1 {
             return Err(fault(Code::Protocol, "a cut begins inside another, or is numbered out of turn"));
         }
@@ -225,7 +231,7 @@ impl Incoming {
         let Some(half) = self.half.take_if(|h| h.bytes.len() as u64 == h.head.bytes) else { return Ok(()) };
         let Half { head, bytes } = half;
         if cut_hash(&bytes) != head.hash {
-            return Err(fault(Code::Malformed, "a cut arrived damaged"));
+            return Err(fault(Code::Protocol, "a cut arrived damaged"));
         }
         if head.since >= self.refused || head.rows {
             let Cut { cut, transactions, more, rows, .. } = head;
@@ -266,7 +272,7 @@ impl Incoming {
 
     /// What to keep of a half received cut when the connection is lost.
     pub fn remains(&mut self) -> Option<Remains> {
-        let half = self.half.take()?;
+        let Some(half) = self.half.take() else { return self.remains.take() };
         (!half.bytes.is_empty()).then_some(Remains { hash: half.head.hash, bytes: half.bytes })
     }
 }
@@ -357,7 +363,7 @@ mod tests {
         begun.cut(head(1, 8, 0)).expect("a fair beginning");
         assert_eq!(begun.data(data(1, 9)).map_err(|f| f.code), Err(Code::Protocol));
         assert_eq!(begun.data(data(1, 0)).map_err(|f| f.code), Err(Code::Protocol));
-        assert_eq!(begun.data(data(1, 8)).map_err(|f| f.code), Err(Code::Malformed));
+        assert_eq!(begun.data(data(1, 8)).map_err(|f| f.code), Err(Code::Protocol));
         let mut greedy = Incoming::new(u64::MAX, None);
         greedy.cut(head(1, 1 << 40, 0)).expect("nothing is allocated on its word");
         assert_eq!(

@@ -221,6 +221,8 @@ pub enum Retry {
 impl Code {
     pub fn retry(self) -> Retry {
         match self {
+            // A frame was lost, or one of the programs is at fault: a new connection settles what is held.
+            Code::Protocol => Retry::Later,
             Code::Limited | Code::GoingAway | Code::Silent | Code::Internal | Code::Ahead => Retry::Later,
             Code::Gap | Code::Fork => Retry::Now,
             _ => Retry::Never,

@@ -24,6 +24,7 @@ impl Client {
             resume: self.remains.as_ref().and_then(|r| r.offer()),
             agent: self.config.agent.clone(),
         };
+        self.token.clone_from(&self.config.token);
         self.phase = Phase::Greeting { sent_ms: now_ms };
         self.send(&Frame::Hello(hello));
     }
@@ -41,7 +42,8 @@ impl Client {
         // The server wrote its time about half-way between the two moments.
         let here = sent_ms / 2 + now_ms / 2;
         let offset_ms = i64::try_from(welcome.time_ms).unwrap_or(i64::MAX).saturating_sub_unsigned(here);
-        self.phase = Phase::Settling(Box::new(Settling { welcome, offset_ms, relation: None, common: None }));
+        let open = Open::new(welcome, self.config.cut_bytes_max, self.remains.take(), now_ms);
+        self.phase = Phase::Settling(Box::new(Settling { open, offset_ms, relation: None, common: None }));
     }
 
     pub(super) fn settle(&mut self, reply: Reply, now_ms: u64) {
@@ -53,19 +55,17 @@ impl Client {
             Reply::Compared { relation, chain } => {
                 s.relation = Some(relation);
                 s.fork(chain, &self.facts);
-                if !self.facts.vector.covers(&s.welcome.horizon.0) {
-                    self.phase = Phase::StartingOver;
+                if !self.facts.vector.covers(&s.open.welcome.horizon.0) {
+                    self.start_over();
                 }
             }
             Reply::Prepared { wanted, .. } => {
                 let Phase::Settling(s) = std::mem::replace(&mut self.phase, Phase::Stopped) else { return };
-                let relation = s.relation.unwrap_or(Relation::Same);
-                let (mut open, remains) =
-                    (Open::new(s.welcome, relation, &self.facts, now_ms), self.remains.take());
-                open.begin(&self.config, remains);
-                let ask = open.want_rows(wanted);
+                let mut open = s.open;
+                let ask = open.settled(s.relation.unwrap_or(Relation::Same), &self.facts, wanted);
                 self.phase = Phase::Open(Box::new(open));
-                self.backoff.reset();
+                self.refused = None;
+                self.renew_token();
                 ask.iter().for_each(|f| self.send(f));
             }
             _ => {}
@@ -76,15 +76,16 @@ impl Client {
 impl Settling {
     pub(super) fn request(&self, facts: &Facts, config: &Config) -> Request {
         if self.relation.is_none() {
-            let version = self.welcome.yours.map(|y| y.0).filter(|v| facts.head.is_some_and(|h| *v <= h.0));
-            return Request::Compare { schema: self.welcome.schema.0.clone(), version };
+            let version =
+                self.open.welcome.yours.map(|y| y.0).filter(|v| facts.head.is_some_and(|h| *v <= h.0));
+            return Request::Compare { schema: self.open.welcome.schema.0.clone(), version };
         }
         Request::Prepare(self.steps(facts, config))
     }
 
     /// Another chain hash at a version that both hold: what came after the last version that was acknowledged is ours.
     fn fork(&mut self, ours: Option<u64>, facts: &Facts) {
-        if let (Some((version, theirs)), Some(ours)) = (self.welcome.yours, ours)
+        if let (Some((version, theirs)), Some(ours)) = (self.open.welcome.yours, ours)
             && theirs != 0
             && ours != theirs
         {
@@ -94,7 +95,7 @@ impl Settling {
     }
 
     fn steps(&self, facts: &Facts, config: &Config) -> Vec<Step> {
-        let w = &self.welcome;
+        let w = &self.open.welcome;
         let mut steps = Vec::new();
         if facts.lineage.is_none() {
             steps.push(Step::TakeLineage(w.lineage));
@@ -108,9 +109,14 @@ impl Settling {
         // The offset that is in the file already counts as this clock's.
         let off = self.offset_ms.saturating_sub(facts.clock_offset_ms);
         if off.saturating_abs() > config.clock_tolerance_ms {
-            steps.push(Step::Restamp { acknowledged: w.vector.0.clone(), offset_ms: self.offset_ms });
+            let acknowledged = self.open.theirs.clone();
+            steps.push(Step::Restamp { acknowledged, offset_ms: self.offset_ms });
         }
-        steps.push(Step::Remember { server: w.site, vector: w.vector.0.clone(), relay: w.grants.relay });
+        steps.push(Step::Remember {
+            server: w.site,
+            vector: self.open.theirs.clone(),
+            relay: w.grants.relay,
+        });
         steps
     }
 }

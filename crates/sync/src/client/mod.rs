@@ -11,184 +11,18 @@
 
 mod greeting;
 mod open;
+mod talk;
 
+pub use talk::{Config, Effect, Event, Facts, NotApplied, Reply, Request, Step};
+
+use crate::Relation;
 use crate::backoff::Backoff;
+use crate::fault;
 use crate::state::State;
-use crate::transfer::{MadeCut, Remains};
-use crate::{Relation, fault};
+use crate::transfer::Remains;
 use open::Open;
-use rejoin_crdt::vector::VersionVector;
-use rejoin_wire::frame::{Code, Fault, Frame, Id, Rejection, Retry, RowName, Void, Welcome};
-
-/// What the machine needs to know of the database; asked for with [`Request::Describe`].
-#[derive(Clone, Debug, Default, PartialEq)]
-pub struct Facts {
-    pub site: Id,
-    /// Every id under which this replica has written.
-    pub mine: Vec<Id>,
-    pub lineage: Option<Id>,
-    pub schema: Vec<u8>,
-    pub vector: VersionVector,
-    /// The last own version and the chain hash there.
-    pub head: Option<(u64, u64)>,
-    pub horizon: VersionVector,
-    /// What the server had acknowledged, as the file remembers it.
-    pub acknowledged: VersionVector,
-    /// Milliseconds that are added to the clock of this machine.
-    pub clock_offset_ms: i64,
-    /// Transactions in `crsql_rejected`, and the reason of the last.
-    pub rejected: u64,
-    pub rejected_reason: String,
-}
-
-/// What must be done before anything is merged.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Step {
-    TakeLineage(Id),
-    /// The server knows more of this site than the database does, which was rolled back: go on under a new id.
-    NewSite,
-    /// Two histories of this site: what came after this version goes on under a new id.
-    GiveWay(u64),
-    /// This clock is wrong: stamp the transactions that the server lacks anew.
-    Restamp {
-        acknowledged: VersionVector,
-        offset_ms: i64,
-    },
-    /// Note whose room this is.
-    Remember {
-        server: Id,
-        vector: VersionVector,
-        relay: bool,
-    },
-}
-
-/// What the machine asks of the storage.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Request {
-    Describe,
-    /// How the server's schema stands to this one, and the chain hash of an own version.
-    Compare {
-        schema: Vec<u8>,
-        version: Option<u64>,
-    },
-    /// All steps, in order.
-    Prepare(Vec<Step>),
-    /// A cut for one who holds `theirs`; None if there is nothing.
-    MakeCut {
-        theirs: VersionVector,
-        own_only: bool,
-        bytes_max: u64,
-    },
-    Apply(Vec<u8>),
-    Adopt {
-        rejections: Vec<Rejection>,
-        rows: Vec<Vec<u8>>,
-    },
-    MergeRows(Vec<u8>),
-    /// The server holds this.
-    Acknowledge(VersionVector),
-    /// Replace the database by a snapshot of the room, with the unsent transactions replayed on it.
-    StartOver,
-}
-
-/// Why a cut was not applied.
-#[derive(Clone, Debug, PartialEq)]
-pub enum NotApplied {
-    Gap(String),
-    Fork(String),
-    OtherLineage(String),
-    BelowHorizon(String),
-    /// The bytes are no honest changeset.
-    Bad(String),
-}
-
-/// The answers of the storage. Those that changed the database, or may have, bring its facts.
-#[derive(Clone, Debug)]
-pub enum Reply {
-    Described(Box<Facts>),
-    Compared {
-        relation: Relation,
-        chain: Option<u64>,
-    },
-    /// With the rows that the server must send anew.
-    Prepared {
-        facts: Box<Facts>,
-        wanted: Vec<RowName>,
-    },
-    Made(Option<MadeCut>),
-    /// `holds`: what the cut says that its sender holds, `rejoin_wire::Reader::holds`.
-    Applied {
-        holds: VersionVector,
-        facts: Box<Facts>,
-    },
-    NotApplied {
-        why: NotApplied,
-        facts: Box<Facts>,
-    },
-    /// `wanted` is not empty: nothing was done, the server's state of these rows is needed too.
-    Adopted {
-        voids: Vec<Void>,
-        wanted: Vec<RowName>,
-        facts: Box<Facts>,
-    },
-    Merged(Box<Facts>),
-    Acknowledged,
-    StartedOver(Box<Facts>),
-    /// It could not be done (locked, disk full); the database is as before.
-    Failed(String),
-}
-
-#[derive(Clone, Debug)]
-pub enum Event {
-    Start,
-    Stop,
-    Connected,
-    Frame(Vec<u8>),
-    /// The connection is gone, or could not be made.
-    Closed {
-        why: String,
-    },
-    /// The database was written to, by this program or another.
-    Changed,
-    /// A newer token.
-    Token(String),
-    Reply(Reply),
-    /// Time has passed; also given when `wake_at` has come.
-    Tick,
-}
-
-#[derive(Clone, Debug)]
-pub enum Effect {
-    Connect,
-    Send(Vec<u8>),
-    Disconnect,
-    Ask(Request),
-    State(State),
-}
-
-#[derive(Clone, Debug)]
-pub struct Config {
-    pub token: Option<String>,
-    /// Program and version, for the server's log.
-    pub agent: String,
-    /// Clocks that differ by less are right.
-    pub clock_tolerance_ms: i64,
-    pub cut_bytes_max: u64,
-    /// Seeds the jitter of the back-off.
-    pub seed: u64,
-}
-
-impl Default for Config {
-    fn default() -> Config {
-        Config {
-            token: None,
-            agent: String::new(),
-            clock_tolerance_ms: 30_000,
-            cut_bytes_max: 1 << 30,
-            seed: 0,
-        }
-    }
-}
+use rejoin_wire::frame::{Code, Fault, Frame, Retry};
+use rejoin_wire::limits::FRAME_BYTES_MAX;
 
 #[derive(Debug)]
 enum Phase {
@@ -204,18 +38,15 @@ enum Phase {
         sent_ms: u64,
     },
     Settling(Box<Settling>),
+    /// The connection is given up; the storage works.
     StartingOver,
     Open(Box<Open>),
-    /// Nothing happens until `Start`.
-    Halted {
-        reason: String,
-    },
 }
 
-/// A Welcome is here and not everything is settled yet.
+/// A Welcome is here and not everything is settled yet. What the server sends meanwhile waits.
 #[derive(Debug)]
 struct Settling {
-    welcome: Welcome,
+    open: Open,
     /// The server's clock less this one's.
     offset_ms: i64,
     relation: Option<Relation>,
@@ -226,6 +57,9 @@ struct Settling {
 /// How long a server may take to answer the first frame.
 const GREETING_MS: u64 = 20_000;
 
+/// When a server is asked again that did not take this database: somebody may have done something.
+const REFUSED_MS: u64 = 60_000;
+
 pub struct Client {
     config: Config,
     phase: Phase,
@@ -233,6 +67,12 @@ pub struct Client {
     asked: bool,
     /// The facts may be outdated.
     stale: bool,
+    /// They were just asked for: who writes all the time must not keep the rest from its turn.
+    described: bool,
+    /// Why the server does not take this database, until it does.
+    refused: Option<String>,
+    /// The token that the server has.
+    token: Option<String>,
     remains: Option<Remains>,
     backoff: Backoff,
     random: u64,
@@ -250,6 +90,9 @@ impl Client {
             facts: Facts::default(),
             asked: false,
             stale: true,
+            described: false,
+            refused: None,
+            token: None,
             remains: None,
             backoff: Backoff::default(),
             random,
@@ -293,23 +136,25 @@ impl Client {
         match &self.phase {
             Phase::Offline { retry_at, .. } => *retry_at,
             Phase::Greeting { sent_ms } => Some(sent_ms + GREETING_MS),
+            Phase::Settling(s) => Some(s.open.wake_at()),
             Phase::Open(open) => Some(open.wake_at()),
             _ => None,
         }
     }
 
     fn start(&mut self) {
-        if matches!(self.phase, Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. }) {
+        if matches!(self.phase, Phase::Stopped | Phase::Offline { .. }) {
             self.backoff.reset();
             self.dial();
         }
     }
 
     fn stop(&mut self) {
-        if !matches!(self.phase, Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. }) {
+        if !matches!(self.phase, Phase::Stopped | Phase::Offline { .. } | Phase::StartingOver) {
             self.keep_remains();
             self.out.push(Effect::Disconnect);
         }
+        self.refused = None;
         self.phase = Phase::Stopped;
     }
 
@@ -319,24 +164,35 @@ impl Client {
     }
 
     fn token(&mut self, token: String) {
-        self.config.token = Some(token.clone());
+        self.config.token = Some(token);
         match self.phase {
-            Phase::Open(_) => self.send(&Frame::Token(token)),
-            Phase::Halted { .. } => self.start(),
+            Phase::Offline { .. } if self.refused.is_some() => self.start(),
+            Phase::Open(_) => self.renew_token(),
             _ => {}
         }
     }
 
+    fn renew_token(&mut self) {
+        if self.token != self.config.token {
+            self.token.clone_from(&self.config.token);
+            let token = self.token.clone().unwrap_or_default();
+            self.send(&Frame::Token(token));
+        }
+    }
+
     fn keep_remains(&mut self) {
-        if let Phase::Open(open) = &mut self.phase {
+        if let Some(open) = self.phase.open() {
             self.remains = open.remains();
         }
     }
 
     /// The connection ended without our doing.
     fn closed(&mut self, why: String, now_ms: u64) {
-        if matches!(self.phase, Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. }) {
+        if matches!(self.phase, Phase::Stopped | Phase::Offline { .. } | Phase::StartingOver) {
             return;
+        }
+        if matches!(self.phase, Phase::Dialing) {
+            self.refused = None;
         }
         self.keep_remains();
         self.offline(why, None, now_ms);
@@ -365,11 +221,20 @@ impl Client {
         self.keep_remains();
         self.out.push(Effect::Disconnect);
         match fault.code.retry() {
-            Retry::Never => self.phase = Phase::Halted { reason: fault.message },
+            // Another token has come since.
+            Retry::Never if fault.code == Code::Unauthenticated && self.token != self.config.token => {
+                self.offline(fault.message, None, now_ms);
+            }
+            Retry::Never => self.refuse(fault.message, now_ms),
             Retry::Now | Retry::Later => {
                 self.offline(fault.message, fault.retry_after_ms.map(u64::from), now_ms);
             }
         }
+    }
+
+    fn refuse(&mut self, reason: String, now_ms: u64) {
+        self.refused = Some(reason.clone());
+        self.offline(reason, Some(REFUSED_MS), now_ms);
     }
 
     fn send(&mut self, frame: &Frame) {
@@ -380,13 +245,10 @@ impl Client {
     }
 
     fn frame(&mut self, bytes: &[u8], now_ms: u64) {
-        if matches!(
-            self.phase,
-            Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. } | Phase::Dialing
-        ) {
+        if !self.phase.is_connected() {
             return;
         }
-        let frame = match Frame::decode(bytes, crate::client::open::FRAME_BYTES_MAX) {
+        let frame = match Frame::decode(bytes, FRAME_BYTES_MAX) {
             Ok(frame) => frame,
             Err(e) => return self.fail(fault(Code::Protocol, e.to_string()), now_ms),
         };
@@ -396,15 +258,21 @@ impl Client {
                 let sent_ms = *sent_ms;
                 self.welcomed(*welcome, sent_ms, now_ms);
             }
-            (Phase::Open(open), frame) => {
+            (phase, frame) => {
                 let mut frames = Vec::new();
-                let done = open.frame(frame, &self.facts, now_ms, &mut frames);
-                frames.iter().for_each(|f| self.send(f));
-                if let Err(fault) = done {
-                    self.fail(fault, now_ms);
-                }
+                let done = match phase.open() {
+                    Some(open) => open.frame(frame, &self.facts, now_ms, &mut frames),
+                    None => Err(fault(Code::Protocol, "a frame out of turn")),
+                };
+                self.finish(frames, done, now_ms);
             }
-            _ => self.fail(fault(Code::Protocol, "a frame out of turn"), now_ms),
+        }
+    }
+
+    fn finish(&mut self, frames: Vec<Frame>, done: Result<(), Fault>, now_ms: u64) {
+        frames.iter().for_each(|f| self.send(f));
+        if let Err(fault) = done {
+            self.fail(fault, now_ms);
         }
     }
 
@@ -414,15 +282,12 @@ impl Client {
             Phase::Greeting { sent_ms } if *sent_ms + GREETING_MS <= now_ms => {
                 self.ended(fault(Code::Silent, "the server does not answer"), now_ms);
             }
-            Phase::Open(open) => {
+            phase => {
+                let Some(open) = phase.open() else { return };
                 let mut frames = Vec::new();
                 let done = open.tick(&self.facts, now_ms, &mut frames);
-                frames.iter().for_each(|f| self.send(f));
-                if let Err(fault) = done {
-                    self.fail(fault, now_ms);
-                }
+                self.finish(frames, done, now_ms);
             }
-            _ => {}
         }
     }
 
@@ -432,21 +297,19 @@ impl Client {
             return;
         }
         let request = match &mut self.phase {
-            Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. } | Phase::Dialing => {
-                self.stale.then_some(Request::Describe)
-            }
+            Phase::Stopped | Phase::Offline { .. } | Phase::Dialing => None,
             Phase::Describing => Some(Request::Describe),
             Phase::Greeting { .. } => None,
             Phase::Settling(s) => Some(s.request(&self.facts, &self.config)),
             Phase::StartingOver => Some(Request::StartOver),
-            Phase::Open(_) if self.stale => Some(Request::Describe),
+            Phase::Open(_) if self.stale && !self.described => None,
             Phase::Open(open) => open.request(&self.facts),
         };
         self.acknowledge_rows();
+        let request = request.or_else(|| self.stale.then_some(Request::Describe));
         if let Some(request) = request {
-            if request == Request::Describe {
-                self.stale = false;
-            }
+            self.described = request == Request::Describe;
+            self.stale &= !self.described;
             self.asked = true;
             self.out.push(Effect::Ask(request));
         }
@@ -459,78 +322,133 @@ impl Client {
     }
 
     fn reply(&mut self, reply: Reply, now_ms: u64) {
-        if let Reply::Failed(why) = reply {
-            self.stale = true;
-            return match self.phase {
-                Phase::Stopped | Phase::Halted { .. } | Phase::Offline { .. } => {}
-                Phase::StartingOver => self.halt(why),
-                _ => self.fail(fault(Code::Internal, format!("the database: {why}")), now_ms),
-            };
-        }
+        let schema = std::mem::take(&mut self.facts.schema);
         if let Some(facts) = reply.facts() {
             self.facts = facts.clone();
+        } else {
+            self.facts.schema.clone_from(&schema);
         }
-        match &mut self.phase {
-            Phase::Describing => self.greet(now_ms),
-            Phase::Settling(_) => self.settle(reply, now_ms),
-            Phase::StartingOver if matches!(reply, Reply::StartedOver(_)) => {
-                self.out.push(Effect::Disconnect);
+        match (&self.phase, reply) {
+            (_, Reply::Failed(why)) => self.failed(why, now_ms),
+            (_, Reply::Impossible(why)) => self.impossible(why, now_ms),
+            (Phase::Open(_), reply) => self.open_reply(reply, now_ms),
+            (Phase::Settling(_), reply) => self.settle(reply, now_ms),
+            (Phase::Describing, Reply::Described(_)) => self.greet(now_ms),
+            (Phase::StartingOver, Reply::StartedOver(_)) => {
                 self.offline("starting over from a snapshot".into(), None, now_ms);
             }
-            Phase::Open(open) => {
-                let mut frames = Vec::new();
-                let done = open.reply(reply, &self.facts, now_ms, &mut frames);
-                frames.iter().for_each(|f| self.send(f));
-                match done {
-                    Ok(open::Next::Stay) => {}
-                    Ok(open::Next::StartOver) => self.phase = Phase::StartingOver,
-                    Ok(open::Next::Reconnect(why)) => {
-                        self.out.push(Effect::Disconnect);
-                        self.offline(why, None, now_ms);
-                    }
-                    Err(fault) => self.fail(fault, now_ms),
+            // Somebody has changed what the server did not like.
+            (Phase::Offline { .. }, Reply::Described(_)) => {
+                if self.refused.is_some() && self.facts.schema != schema {
+                    self.start();
                 }
             }
+            (_, Reply::Described(_)) => {}
             // The answer to a question of a connection that is gone.
             _ => self.stale = true,
         }
     }
 
-    fn halt(&mut self, reason: String) {
+    fn failed(&mut self, why: String, now_ms: u64) {
+        if self.phase.is_connected() {
+            self.stale = true;
+            self.fail(fault(Code::Internal, format!("the database: {why}")), now_ms);
+        } else if matches!(self.phase, Phase::StartingOver) {
+            self.offline(why, None, now_ms);
+        }
+    }
+
+    fn impossible(&mut self, why: String, now_ms: u64) {
+        if self.phase.is_connected() {
+            self.send(&Frame::Fault(fault(Code::GoingAway, format!("the client's database: {why}"))));
+            self.out.push(Effect::Disconnect);
+        }
+        if !matches!(self.phase, Phase::Stopped) {
+            self.refuse(why, now_ms);
+        }
+    }
+
+    fn open_reply(&mut self, reply: Reply, now_ms: u64) {
+        let Phase::Open(open) = &mut self.phase else { return };
+        match &reply {
+            Reply::Acknowledged(vector) => self.facts.acknowledged.clone_from(vector),
+            Reply::Applied { .. } => self.backoff.reset(),
+            _ => {}
+        }
+        let mut frames = Vec::new();
+        let done = open.reply(reply, &self.facts, now_ms, &mut frames);
+        frames.iter().for_each(|f| self.send(f));
+        match done {
+            Ok(open::Next::Stay) => {}
+            Ok(open::Next::StartOver) => self.start_over(),
+            Ok(open::Next::Reconnect(why)) => {
+                self.keep_remains();
+                self.out.push(Effect::Disconnect);
+                self.offline(why, None, now_ms);
+            }
+            Err(fault) => self.fail(fault, now_ms),
+        }
+    }
+
+    fn start_over(&mut self) {
+        self.remains = None;
         self.out.push(Effect::Disconnect);
-        self.phase = Phase::Halted { reason };
+        self.phase = Phase::StartingOver;
     }
 
     pub fn state(&self) -> State {
         match &self.phase {
             Phase::Stopped => State::Offline { why: "stopped".into(), retry_at_ms: None },
-            Phase::Offline { why, retry_at } => State::Offline { why: why.clone(), retry_at_ms: *retry_at },
-            Phase::Halted { reason } => State::Incompatible { reason: reason.clone() },
             Phase::Open(open) => open.state(&self.facts),
-            _ => State::Connecting,
+            phase => match (&self.refused, phase) {
+                (Some(reason), _) => State::Incompatible { reason: reason.clone() },
+                (None, Phase::Offline { why, retry_at }) => {
+                    State::Offline { why: why.clone(), retry_at_ms: *retry_at }
+                }
+                _ => State::Connecting,
+            },
+        }
+    }
+
+    /// Own transactions that the server has not applied and acknowledged, as far as the storage has told.
+    pub fn pending(&self) -> u64 {
+        match &self.phase {
+            Phase::Open(open) => open.pending(&self.facts, true),
+            _ => open::count_missing(&self.facts, &self.facts.acknowledged, true),
+        }
+    }
+
+    /// Connected, and nothing more will happen until somebody writes or does something.
+    pub fn is_settled(&self) -> bool {
+        match &self.phase {
+            Phase::Open(open) => !self.asked && !self.stale && open.is_settled(),
+            _ => false,
         }
     }
 
     fn tell(&mut self) {
         let state = self.state();
         if self.told.as_ref() != Some(&state) {
+            if state == State::Synced {
+                self.backoff.reset();
+            }
             self.told = Some(state.clone());
             self.out.push(Effect::State(state));
         }
     }
 }
 
-impl Reply {
-    fn facts(&self) -> Option<&Facts> {
+impl Phase {
+    /// What flows in an open connection, or one that is being settled.
+    fn open(&mut self) -> Option<&mut Open> {
         match self {
-            Reply::Described(facts)
-            | Reply::Prepared { facts, .. }
-            | Reply::Applied { facts, .. }
-            | Reply::NotApplied { facts, .. }
-            | Reply::Adopted { facts, .. }
-            | Reply::Merged(facts)
-            | Reply::StartedOver(facts) => Some(facts),
+            Phase::Settling(s) => Some(&mut s.open),
+            Phase::Open(open) => Some(open),
             _ => None,
         }
+    }
+
+    fn is_connected(&self) -> bool {
+        matches!(self, Phase::Describing | Phase::Greeting { .. } | Phase::Settling(_) | Phase::Open(_))
     }
 }

@@ -1,18 +1,19 @@
 //! An open connection: cuts in both directions, acknowledgements, rejections, heartbeats.
 
-use super::{Config, Facts, MadeCut, NotApplied, Remains, Reply, Request};
+use super::{Facts, NotApplied, Reply, Request};
 use crate::state::State;
-use crate::transfer::{Arrived, Defaults, Incoming, Outgoing};
+use crate::transfer::{Arrived, Defaults, Incoming, MadeCut, Outgoing, Remains};
 use crate::{Relation, fault};
 use rejoin_crdt::vector::VersionVector;
 use rejoin_wire::frame::{
     Bytes, Code, Fault, Frame, Refused, Reject, Rejection, Retry, RowName, Welcome, WireVector, vector_hash,
 };
 
-pub(super) use rejoin_wire::limits::FRAME_BYTES_MAX;
-
 /// How long a cut waits that the server put off.
 const PUT_OFF_MS: u64 = 5_000;
+
+/// After so many gaps in a row something else is wrong than a lost cut.
+const GAPS_MAX: u32 = 3;
 
 /// What the session is to do after a reply.
 pub(super) enum Next {
@@ -32,14 +33,14 @@ struct Rejected {
 
 #[derive(Debug)]
 pub(super) struct Open {
-    welcome: Welcome,
+    pub(super) welcome: Welcome,
     relation: Relation,
     /// The server's schema, and ours, as they were told last.
     schema: Vec<u8>,
     ours: Vec<u8>,
     compare: bool,
     /// What the server holds, as far as it has said.
-    theirs: VersionVector,
+    pub(super) theirs: VersionVector,
     outgoing: Outgoing,
     incoming: Incoming,
     applying: Option<u64>,
@@ -55,50 +56,64 @@ pub(super) struct Open {
     /// Why nothing is sent for now, and until when.
     blocked: Option<(String, Option<u64>)>,
     acknowledge: bool,
+    /// Cuts in a row, of either direction, that built on what was not there.
+    gaps: u32,
     /// Cuts of row states to acknowledge.
     acks: Vec<u64>,
     sent_ms: u64,
     heard_ms: u64,
+    /// When something last went on, heartbeats aside.
+    moved_ms: u64,
     /// Heartbeats in a row in which both sides were at rest and did not hold the same.
     unlike: u32,
 }
 
 impl Open {
-    pub(super) fn new(mut welcome: Welcome, relation: Relation, facts: &Facts, now_ms: u64) -> Open {
-        let theirs = std::mem::take(&mut welcome.vector.0);
+    pub(super) fn new(
+        mut welcome: Welcome,
+        cut_bytes_max: u64,
+        remains: Option<Remains>,
+        now_ms: u64,
+    ) -> Open {
         Open {
-            relation,
-            schema: std::mem::take(&mut welcome.schema.0),
-            ours: facts.schema.clone(),
+            relation: Relation::Same,
+            theirs: std::mem::take(&mut welcome.vector.0),
+            schema: welcome.schema.0.clone(),
+            ours: Vec::new(),
             compare: false,
             outgoing: Outgoing::new(welcome.credit),
-            incoming: Incoming::default(),
+            incoming: Incoming::new(cut_bytes_max, remains),
             applying: None,
             applying_more: false,
-            caught_up: facts.vector.covers(&theirs),
+            caught_up: false,
             dirty: true,
             resume: welcome.resume,
             rejected: None,
             rows_wanted: false,
             blocked: None,
             acknowledge: false,
+            gaps: 0,
             acks: Vec::new(),
             sent_ms: now_ms,
             heard_ms: now_ms,
+            moved_ms: now_ms,
             unlike: 0,
-            theirs,
             welcome,
         }
     }
 
-    pub(super) fn begin(&mut self, config: &Config, remains: Option<Remains>) {
-        self.incoming = Incoming::new(config.cut_bytes_max, remains);
-    }
-
-    /// Asks the server for its state of some rows.
-    pub(super) fn want_rows(&mut self, rows: Vec<RowName>) -> Option<Frame> {
-        self.rows_wanted = !rows.is_empty();
-        self.rows_wanted.then_some(Frame::RowsWanted(rows))
+    /// From here on the storage works for what flows. Asks the server for its state of some rows.
+    pub(super) fn settled(
+        &mut self,
+        relation: Relation,
+        facts: &Facts,
+        wanted: Vec<RowName>,
+    ) -> Option<Frame> {
+        self.relation = relation;
+        self.ours.clone_from(&facts.schema);
+        self.caught_up = facts.vector.covers(&self.theirs);
+        self.rows_wanted = !wanted.is_empty();
+        self.rows_wanted.then_some(Frame::RowsWanted(wanted))
     }
 
     pub(super) fn remains(&mut self) -> Option<Remains> {
@@ -117,7 +132,16 @@ impl Open {
         let beat = self.sent_ms + self.heartbeat_ms();
         let silence = self.heard_ms + self.heartbeat_ms() * Defaults::SILENCE;
         let blocked = self.blocked.as_ref().and_then(|b| b.1).unwrap_or(u64::MAX);
-        beat.min(silence).min(blocked)
+        let stall = self.moved_ms + self.heartbeat_ms() * Defaults::STALL;
+        let stall = if self.awaits_server() { stall } else { u64::MAX };
+        beat.min(silence).min(blocked).min(stall)
+    }
+
+    /// The next step is the server's.
+    fn awaits_server(&self) -> bool {
+        let waiting = self.rejected.as_ref().map_or(self.rows_wanted, |r| r.waiting);
+        let sending = !self.outgoing.is_idle() && self.rejected.is_none();
+        self.applying.is_none() && (waiting || sending || !self.incoming.is_idle() || !self.caught_up)
     }
 
     fn at_rest(&self) -> bool {
@@ -131,6 +155,9 @@ impl Open {
     pub(super) fn tick(&mut self, facts: &Facts, now_ms: u64, out: &mut Vec<Frame>) -> Result<(), Fault> {
         if self.heard_ms + self.heartbeat_ms() * Defaults::SILENCE <= now_ms {
             return Err(fault(Code::Silent, "the server has said nothing for too long"));
+        }
+        if self.awaits_server() && self.moved_ms + self.heartbeat_ms() * Defaults::STALL <= now_ms {
+            return Err(fault(Code::Silent, "the server does not go on with what is under way"));
         }
         if self.blocked.as_ref().is_some_and(|b| b.1.is_some_and(|at| at <= now_ms)) {
             self.blocked = None;
@@ -154,9 +181,12 @@ impl Open {
         out: &mut Vec<Frame>,
     ) -> Result<(), Fault> {
         self.heard_ms = now_ms;
+        if !matches!(frame, Frame::Ping(..) | Frame::Pong(..)) {
+            self.moved_ms = now_ms;
+        }
         match frame {
             Frame::Cut(head) => {
-                self.caught_up = false;
+                self.caught_up &= head.rows;
                 self.incoming.cut(head)?;
             }
             Frame::Data(data) => self.incoming.data(data)?,
@@ -166,6 +196,7 @@ impl Open {
                 self.theirs.merge(&acked.brings);
                 self.acknowledge = true;
                 self.blocked = None;
+                self.gaps = 0;
             }
             Frame::Refused(refused) => self.refused(refused, now_ms)?,
             Frame::Reject(reject) => self.reject(reject)?,
@@ -200,7 +231,7 @@ impl Open {
         self.unlike = if differs { self.unlike + 1 } else { 0 };
         match self.unlike {
             2 => out.push(Frame::Vector(WireVector(facts.vector.clone()))),
-            4 if self.pending(facts, &self.theirs, false) == 0 => {
+            4 if self.pending(facts, false) == 0 => {
                 return Err(fault(Code::Gap, "the two sides do not hold the same"));
             }
             _ => {}
@@ -213,7 +244,11 @@ impl Open {
         self.theirs = refused.vector.0;
         self.dirty = true;
         self.blocked = match refused.code.retry() {
-            Retry::Now => None,
+            Retry::Now if self.gaps < GAPS_MAX => {
+                self.gaps += 1;
+                None
+            }
+            Retry::Now => Some((refused.message, Some(now_ms + PUT_OFF_MS))),
             Retry::Later if refused.code == Code::Ahead => Some((refused.message, None)),
             Retry::Later => Some((refused.message, Some(now_ms + PUT_OFF_MS))),
             Retry::Never => return Err(fault(refused.code, refused.message)),
@@ -276,7 +311,7 @@ impl Open {
         let mut theirs = self.theirs.clone();
         theirs.merge(&self.outgoing.brings());
         let own_only = !self.welcome.grants.relay;
-        if self.pending(facts, &theirs, own_only) == 0 {
+        if count_missing(facts, &theirs, own_only) == 0 {
             self.dirty = false;
             return None;
         }
@@ -290,6 +325,7 @@ impl Open {
         now_ms: u64,
         out: &mut Vec<Frame>,
     ) -> Result<Next, Fault> {
+        self.moved_ms = now_ms;
         match reply {
             Reply::Described(_) => self.described(facts, out),
             Reply::Compared { relation: Relation::Incompatible(what), .. } => {
@@ -308,6 +344,7 @@ impl Open {
                     out.push(Frame::Ack(cut));
                 }
                 self.caught_up = !self.applying_more;
+                self.gaps = 0;
             }
             Reply::NotApplied { why, .. } => return self.not_applied(why, facts, out),
             Reply::Adopted { voids, wanted, .. } if wanted.is_empty() => {
@@ -322,8 +359,8 @@ impl Open {
                 out.push(Frame::RowsWanted(wanted));
             }
             Reply::Merged(_) => self.dirty = true,
-            Reply::Acknowledged => {}
-            Reply::Prepared { .. } | Reply::StartedOver(_) | Reply::Failed(_) => {}
+            Reply::Acknowledged(_) | Reply::Prepared { .. } | Reply::StartedOver(_) => {}
+            Reply::Failed(_) | Reply::Impossible(_) => {}
         }
         if let Some(credit) = self.incoming.credit() {
             out.push(Frame::Credit(credit));
@@ -354,7 +391,9 @@ impl Open {
     fn not_applied(&mut self, why: NotApplied, facts: &Facts, out: &mut Vec<Frame>) -> Result<Next, Fault> {
         let cut = self.applying.take().unwrap_or_default();
         match why {
+            NotApplied::Gap(message) if self.gaps >= GAPS_MAX => Err(fault(Code::Gap, message)),
             NotApplied::Gap(message) => {
+                self.gaps += 1;
                 self.incoming.refuse(cut);
                 let vector = WireVector(facts.vector.clone());
                 out.push(Frame::Refused(Refused { cut, code: Code::Gap, message, vector }));
@@ -368,17 +407,21 @@ impl Open {
         }
     }
 
-    /// Transactions that the server has not applied and acknowledged.
-    fn pending(&self, facts: &Facts, theirs: &VersionVector, own_only: bool) -> u64 {
-        let missing = facts.vector.missing_from(theirs);
-        let counts = |id: &rejoin_crdt::SiteId| !own_only || facts.mine.contains(&id.0);
-        let of = |r: &rejoin_crdt::vector::Ranges| r.iter().map(|r| r.end() - r.start() + 1).sum::<u64>();
-        missing.iter().filter(|(id, _)| counts(id)).map(|(_, r)| of(r)).sum()
+    pub(super) fn pending(&self, facts: &Facts, own_only: bool) -> u64 {
+        count_missing(facts, &self.theirs, own_only)
+    }
+
+    /// All that can be exchanged now is exchanged.
+    pub(super) fn is_settled(&self) -> bool {
+        let put_off = self.blocked.as_ref().is_some_and(|b| b.1.is_some());
+        let stuck = self.blocked.is_some() || self.welcome.grants.read_only;
+        let quiet = self.outgoing.is_idle() && self.incoming.is_idle() && self.applying.is_none();
+        let done = self.rejected.is_none() && !self.rows_wanted && !self.compare && !self.acknowledge;
+        quiet && done && self.caught_up && !put_off && (stuck || !self.dirty)
     }
 
     pub(super) fn state(&self, facts: &Facts) -> State {
-        let pending = self.pending(facts, &self.theirs, true);
-        let all = self.pending(facts, &self.theirs, false);
+        let (pending, all) = (self.pending(facts, true), self.pending(facts, false));
         if facts.rejected > 0 {
             let reason = facts.rejected_reason.clone();
             return State::Rejected { pending, transactions: facts.rejected, reason };
@@ -413,4 +456,12 @@ impl Open {
         }
         State::Synced
     }
+}
+
+/// Transactions of this replica, or all, that one who holds `theirs` lacks.
+pub(super) fn count_missing(facts: &Facts, theirs: &VersionVector, own_only: bool) -> u64 {
+    let missing = facts.vector.missing_from(theirs);
+    let counts = |id: &rejoin_crdt::SiteId| !own_only || facts.mine.contains(&id.0);
+    let of = |r: &rejoin_crdt::vector::Ranges| r.iter().map(|r| r.end() - r.start() + 1).sum::<u64>();
+    missing.iter().filter(|(id, _)| counts(id)).map(|(_, r)| of(r)).sum()
 }

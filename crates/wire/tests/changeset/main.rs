@@ -1,6 +1,7 @@
 //! Changesets from the outside: what is written is what is read, the bytes stay, and no input does harm.
 
 mod forge;
+mod frames;
 mod golden;
 mod hostile;
 mod misuse;
