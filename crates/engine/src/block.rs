@@ -16,6 +16,7 @@
 
 use crate::codec::{Damaged, Dec, Decoded, put, put_bytes, put_cols, put_i, unzigzag, zigzag};
 use rejoin_crdt::meta::{Group, RowMeta, Sentinel, Stamp};
+use smallvec::SmallVec;
 
 /// Rowids per block: `rowid >> SHIFT` is the block, the low bits are the slot.
 pub const SHIFT: u32 = 6;
@@ -82,11 +83,14 @@ fn read_hash(dec: &mut Dec) -> Decoded<u64> {
     Ok(u64::from_le_bytes(bytes.try_into().map_err(|_| Damaged)?))
 }
 
+/// A key; one of 16 bytes, as most are, needs no allocation.
+pub type KeyBytes = SmallVec<[u8; 24]>;
+
 /// One entry of a key block.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct KeyEntry {
     /// The packed key identity; entries ascend by it.
-    pub key: Vec<u8>,
+    pub key: KeyBytes,
     /// The packed key as it is shown, where it is spelled otherwise than the identity.
     pub spelling: Option<Vec<u8>>,
     pub meta: RowMeta,
@@ -116,7 +120,8 @@ pub fn decode_keys(bytes: &[u8]) -> Decoded<Vec<KeyEntry>> {
         let head = dec.u()?;
         let last: &[u8] = entries.last().map_or(&[], |e| e.key.as_slice());
         let shared = last.get(..(head >> 1) as usize).ok_or(Damaged)?;
-        let key = [shared, dec.bytes()?].concat();
+        let mut key = KeyBytes::from_slice(shared);
+        key.extend_from_slice(dec.bytes()?);
         let spelling = if head & 1 == 1 { Some(dec.bytes()?.to_vec()) } else { None };
         entries.push(KeyEntry { key, spelling, meta: RowMeta::default() });
     }
@@ -335,7 +340,7 @@ mod tests {
         fn key_blocks_round_trip(rows in proptest::collection::btree_map(proptest::collection::vec(any::<u8>(), 0..6), row(), 0..20)) {
             let entries: Vec<KeyEntry> = rows
                 .into_iter()
-                .map(|(key, meta)| KeyEntry { spelling: (key.len() == 3).then(|| vec![7]), key, meta })
+                .map(|(key, meta)| KeyEntry { spelling: (key.len() == 3).then(|| vec![7]), key: key.into(), meta })
                 .collect();
             let mut bytes = Vec::new();
             encode_keys(&entries, &mut bytes);

@@ -7,16 +7,16 @@ use crate::block::{RowBlock, SHIFT, StoredRow};
 use crate::capture::Capture;
 use crate::catalog::{KeyKind, Table};
 use crate::core::Core;
-use crate::digest::{images, mask_of};
+use crate::digest::images;
 use crate::emit::Emit;
 use crate::error::Result;
 use crate::format::quote;
 use crate::image::{changed, put_value};
-use crate::journal::{Event, Journal, Kind};
+use crate::journal::{Event, Journal, Kind, Slice};
 use crate::log::{Changes, union};
 use crate::store::Record;
 use rejoin_crdt::key::{Affinity, Fold};
-use rejoin_crdt::meta::ColSet;
+use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel};
 use rejoin_sqlite::{Db, Stmt};
 use std::rc::Rc;
 
@@ -39,21 +39,21 @@ pub fn flush(core: &mut Core, cap: &mut Capture) -> Result<bool> {
     let list = changes.tables.entry(t.id).or_default();
     list.blocks = union(blocks);
     if !dead.is_empty() {
-        let mut dead = dead;
-        dead.sort_unstable_by(|a, b| a.0.cmp(&b.0));
-        list.keys = core.store(&t).apply_keys(dead)?;
+        list.keys = core.store(&t).apply_keys(tombstones(&cap.journal, &dead))?;
     }
     if !list.blocks.is_empty() || !list.keys.is_empty() {
         core.put_log(emit.db_version, changes, None)?;
     }
-    cap.journal.digested = cap.journal.events.len();
+    cap.journal.digested = cap.journal.len();
     core.fold()?;
     Ok(true)
 }
 
 fn suitable(core: &mut Core, journal: &Journal, from: usize) -> Result<Option<Rc<Table>>> {
-    let Some(events) = journal.events.get(from..).filter(|e| e.len() >= EVENTS_MIN) else { return Ok(None) };
-    let Some(first) = events.first() else { return Ok(None) };
+    if journal.len() < from + EVENTS_MIN {
+        return Ok(None);
+    }
+    let Some(first) = journal.get(from) else { return Ok(None) };
     let kinds = [Kind::Insert, Kind::Delete, Kind::Image, Kind::Mask];
     if !kinds.contains(&first.kind)
         || !core.txn.works.is_empty()
@@ -62,8 +62,7 @@ fn suitable(core: &mut Core, journal: &Journal, from: usize) -> Result<Option<Rc
     {
         return Ok(None);
     }
-    let alike = |w: &[Event]| w[1].kind == w[0].kind && w[1].tbl == w[0].tbl && w[1].row > w[0].row;
-    if !events.windows(2).all(alike) {
+    if !journal.is_ascending(from) {
         return Ok(None);
     }
     let Some(t) = core.catalog.get(first.tbl).cloned() else { return Ok(None) };
@@ -84,14 +83,41 @@ fn suitable(core: &mut Core, journal: &Journal, from: usize) -> Result<Option<Rc
     Ok(simple.then_some(t))
 }
 
-type Dead = Vec<(Rc<[u8]>, Option<Record>)>;
+/// A deleted row whose metadata goes to the key blocks.
+struct Dead {
+    key: Slice,
+    cl: u32,
+    sentinel: Option<Sentinel>,
+}
+
+/// The records of deleted rows by ascending key.
+fn tombstones<'a>(
+    journal: &'a Journal,
+    dead: &'a [Dead],
+) -> impl Iterator<Item = (&'a [u8], Option<Record>)> + 'a {
+    let key = |i: usize| dead.get(i).map_or(&[][..], |d| journal.bytes(d.key));
+    // Keys begin alike, and mostly differ in the eight bytes after that: these are at hand when sorting.
+    let common = |n: usize, i| key(i).iter().zip(key(0)).take(n).take_while(|(a, b)| a == b).count();
+    let skip = (0..dead.len()).fold(key(0).len(), common);
+    let head = |i| {
+        let mut word = [0; 8];
+        word.iter_mut().zip(key(i).iter().skip(skip)).for_each(|(w, b)| *w = *b);
+        u64::from_be_bytes(word)
+    };
+    let mut order: Vec<(u64, usize)> = (0..dead.len()).map(|i| (head(i), i)).collect();
+    order.sort_unstable_by(|a, b| a.0.cmp(&b.0).then_with(|| key(a.1).cmp(key(b.1))));
+    order.into_iter().filter_map(|(_, i)| dead.get(i)).map(|d| {
+        let meta = RowMeta { cl: d.cl, sentinel: d.sentinel, ..RowMeta::default() };
+        (journal.bytes(d.key), Some(Record { row: StoredRow { meta, hash: 0 }, spelling: None }))
+    })
+}
 
 struct Run<'a> {
     cap: &'a Capture,
     t: &'a Rc<Table>,
     from: usize,
     emit: Emit,
-    dead: Dead,
+    dead: Vec<Dead>,
     blocks: Vec<(i64, i64)>,
     reader: Option<Sweep>,
     image: Vec<u8>,
@@ -99,22 +125,22 @@ struct Run<'a> {
 
 impl<'a> Run<'a> {
     fn new(core: &mut Core, t: &'a Rc<Table>, cap: &'a Capture, from: usize) -> Result<Run<'a>> {
-        let images = cap.journal.events.get(from).is_some_and(|e| e.kind == Kind::Image);
+        let images = cap.journal.get(from).is_some_and(|e| e.kind == Kind::Image);
         let reader = if images { Some(Sweep::new(core.db, t)?) } else { None };
         let emit = core.emit();
         Ok(Run { cap, t, from, emit, dead: Vec::new(), blocks: Vec::new(), reader, image: Vec::new() })
     }
 
-    fn go(&mut self, core: &mut Core) -> Result<(Emit, Dead)> {
-        let events = self.cap.journal.events.get(self.from..).unwrap_or(&[]);
+    fn go(&mut self, core: &mut Core) -> Result<(Emit, Vec<Dead>)> {
+        let cap = self.cap;
+        let mut events = cap.journal.since(self.from).map(|(_, e)| e).peekable();
         let mut buf = Vec::new();
-        for group in events.chunk_by(|a, b| a.row >> SHIFT == b.row >> SHIFT) {
-            let number = group.first().map_or(0, |e| e.row >> SHIFT);
+        while let Some(number) = events.peek().map(|e| e.row >> SHIFT) {
             let store = core.store(self.t);
             let mut block = store.take_block(number)?;
             let mut touched = false;
-            for e in group {
-                touched |= self.one(e, &mut block)?;
+            while let Some(e) = events.next_if(|e| e.row >> SHIFT == number) {
+                touched |= self.one(&e, &mut block)?;
             }
             if touched {
                 core.store(self.t).write_rows(number, &block, &mut buf)?;
@@ -140,9 +166,7 @@ impl<'a> Run<'a> {
             Kind::Delete if self.t.kind == KeyKind::Hashed => {
                 let mut row = block.remove(slot).filter(|r| r.hash == hash).unwrap_or_default();
                 self.emit.died(&mut row.meta);
-                row.hash = 0;
-                let key = Rc::from(self.cap.journal.bytes(e.key));
-                self.dead.push((key, Some(Record { row, spelling: None })));
+                self.dead.push(Dead { key: e.key, cl: row.meta.cl, sentinel: row.meta.sentinel });
             }
             Kind::Delete => {
                 let row = block.slot(slot, hash);
@@ -164,7 +188,7 @@ impl<'a> Run<'a> {
     }
 
     fn mask(&mut self, e: &Event) -> Result<ColSet> {
-        let Some(reader) = &mut self.reader else { return Ok(mask_of(self.cap.journal.bytes(e.data))) };
+        let Some(reader) = &mut self.reader else { return Ok(self.cap.journal.mask(e).clone()) };
         let Some(old) = images(self.cap, e.data) else { return Ok(ColSet::EMPTY) };
         self.image.clear();
         if !reader.image(e.row, self.cap.hash_key, &mut self.image)? {

@@ -10,6 +10,7 @@ use crate::format::quote;
 use crate::image::{RowReader, Target};
 use crate::journal::{Event, Journal, Kind, Slice};
 use crate::value;
+use rejoin_crdt::ValueRef;
 use rejoin_crdt::key::Affinity;
 use rejoin_sqlite::{Arg, Args, Db, Stmt};
 use std::collections::HashMap;
@@ -73,17 +74,22 @@ impl Capture {
 
     /// Packs key columns from the arguments into the arena.
     pub fn key(&mut self, t: &Table, args: &[Arg<'_>]) -> Result<(Slice, u64)> {
-        if args.iter().any(|a| a.is_null()) {
+        let (mut plain, mut null) = (t.plain, false);
+        let values = args.iter().map(|a| {
+            let value = value::from_sql(a.value());
+            plain &= !matches!(value, ValueRef::Real(_));
+            null |= value.is_null();
+            value
+        });
+        let slice = self.journal.store(|arena| rejoin_crdt::key::pack_into(arena, values));
+        let slice = slice.map_err(|e| Error::Capture { why: e.to_string() })?;
+        if null {
             return Err(Error::Capture {
                 why: format!("table \"{}\" is replicated, its primary key cannot be NULL", t.name),
             });
         }
-        let slice = self.journal.store(|arena| {
-            rejoin_crdt::key::pack_into(arena, args.iter().map(|a| value::from_sql(a.value())))
-        });
-        let slice = slice.map_err(|e| Error::Capture { why: e.to_string() })?;
         let packed = self.journal.bytes(slice);
-        let hash = if value::is_plain(t, packed)? {
+        let hash = if plain {
             value::hash(self.hash_key, packed)
         } else {
             value::hash(self.hash_key, &value::identity_of_stored(t, packed)?.key)
@@ -128,17 +134,17 @@ impl Capture {
     /// REPLACE reports the row that it removes as deleted (to hooks, and to triggers with `recursive_triggers`), in
     /// the same statement: no change was counted in between. The two are one replacement.
     pub fn take_back_delete(&mut self, db: Db, t: &Table, (row, hash): (i64, u64)) {
-        let Some(last) = self.journal.events.last().copied() else { return };
+        let Some(last) = self.journal.len().checked_sub(1).and_then(|i| self.journal.get(i)) else { return };
         let same = match t.kind {
             KeyKind::RowId => last.row == row,
             _ => last.hash == hash,
         };
         let deleted = last.kind == Kind::Delete && last.tbl == t.id && same;
-        let open = self.journal.events.len() > self.journal.digested;
-        if deleted && open && last.hash2 == db.total_changes() as u64 {
-            self.journal.events.pop();
+        let open = self.journal.len() > self.journal.digested;
+        if deleted && open && last.count == db.total_changes() {
+            self.journal.pop();
             if t.kind == KeyKind::Hashed {
-                self.journal.events.push(Event { kind: Kind::Replaces, hash2: 0, ..last });
+                self.journal.push(Event { kind: Kind::Replaces, ..last });
             }
         }
     }
@@ -156,7 +162,7 @@ impl Capture {
         });
         let mut event = Event::new(Kind::Refused, 0, 0);
         event.data = data.unwrap_or_default();
-        self.journal.events.push(event);
+        self.journal.push(event);
     }
 
     fn outdated(&self, tbl: u32) -> bool {
@@ -301,20 +307,20 @@ fn record(db: Db, cap: &mut Capture, t: &Rc<Table>, op: i64, args: Args<'_>) -> 
         e.data = cap.image(db, t, target, e.key)?;
         if e.row != e.row2 {
             let image = Event { row2: e.row, ..e };
-            cap.journal.events.push(image);
+            cap.journal.push(image);
             e.kind = Kind::MaybeMove;
             (e.hash2, e.key2) = (e.hash, e.key);
         }
     }
     if op == DELETE {
-        e.hash2 = db.total_changes() as u64;
+        e.count = db.total_changes();
     }
     match op {
         INSERT => cap.take_back_delete(db, t, (e.row, e.hash)),
         MOVE => cap.take_back_delete(db, t, (e.row2, e.hash2)),
         _ => {}
     }
-    cap.journal.events.push(e);
+    cap.journal.push(e);
     Ok(())
 }
 

@@ -206,7 +206,8 @@ pub struct Core {
     pub txn: Txn,
     pub stores: HashMap<u32, TableStore>,
     pub q: Queries,
-    seen_data_version: Option<u32>,
+    /// The data version that the cached state was read at. None: it is to be read again.
+    pub seen_data_version: Option<u32>,
     /// What the connection last saw of the commits of others.
     seen_outside: Option<i64>,
     pub now_ms: fn() -> i64,

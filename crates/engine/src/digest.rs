@@ -19,14 +19,15 @@ type RowKey = (u32, i64);
 /// Turns the events that were not yet into works.
 pub fn digest(core: &mut Core, cap: &mut Capture) -> Result<()> {
     let from = cap.journal.digested;
-    let to = cap.journal.events.len();
+    let to = cap.journal.len();
     if from == to {
         return Ok(());
     }
     let masks = resolve(core, cap, from)?;
-    let moves = moves(&cap.journal.events, from, &masks);
+    let moves = moves(&cap.journal, from, &masks);
     let rekeyed: HashSet<usize> = moves.values().copied().collect();
-    for (i, e) in cap.journal.events.iter().enumerate().skip(from) {
+    for (i, e) in cap.journal.since(from) {
+        let e = &e;
         if e.kind == Kind::Gap {
             core.txn.seq += e.row;
             continue;
@@ -68,15 +69,15 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
     let mut masks = HashMap::new();
     // With each image the packed key under which the row stands now.
     let mut open: HashMap<RowKey, (usize, Slice)> = HashMap::new();
-    let events = &cap.journal.events;
-    let announced = announced(events, from);
-    for (i, e) in events.iter().enumerate().skip(from) {
+    let announced = announced(&cap.journal, from);
+    for (i, e) in cap.journal.since(from) {
         let at = (e.tbl, e.row);
         match e.kind {
             Kind::Image => {
                 if let Some((before, _)) = open.insert(at, (i, e.key)) {
                     let now = images(cap, e.data);
-                    let old = events.get(before).and_then(|b| images(cap, b.data));
+                    let before_it = cap.journal.get(before);
+                    let old = before_it.and_then(|b| images(cap, b.data));
                     if let (Some(old), Some(now)) = (old, now) {
                         note(&mut masks, before, changed(old, now));
                     }
@@ -84,7 +85,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
             }
             Kind::Mask => {
                 let Some(t) = core.catalog.get(e.tbl) else { continue };
-                note(&mut masks, i, mask_of(cap.journal.bytes(e.data)).intersect(&t.col_set));
+                note(&mut masks, i, cap.journal.mask(&e).intersect(&t.col_set));
             }
             Kind::Move => {
                 if let Some((before, _)) = open.remove(&at) {
@@ -94,7 +95,7 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
             Kind::MaybeMove => {
                 let moved = match announced.get(&i) {
                     Some(Some(moved)) => *moved,
-                    Some(None) => moved(core, cap, e)?,
+                    Some(None) => moved(core, cap, &e)?,
                     None => false,
                 };
                 if moved {
@@ -118,16 +119,16 @@ fn resolve(core: &mut Core, cap: &mut Capture, from: usize) -> Result<HashMap<us
 }
 
 /// The UPDATE behind a change of key: event of the change to event of the image that was taken just before.
-fn moves(events: &[Event], from: usize, masks: &HashMap<usize, ColSet>) -> HashMap<usize, usize> {
+fn moves(journal: &Journal, from: usize, masks: &HashMap<usize, ColSet>) -> HashMap<usize, usize> {
     let mut pairs = HashMap::new();
-    for (i, e) in events.iter().enumerate().skip(from) {
+    for (i, e) in journal.since(from) {
         // `SET rowid = ...` changes a key where that is the rowid.
         let rowid = e.kind == Kind::MaybeMove && e.key.is_none() && masks.contains_key(&i);
         if e.kind != Kind::Move && !rowid {
             continue;
         }
         let taken = |&j: &usize| {
-            events.get(j).is_some_and(|b| {
+            journal.get(j).is_some_and(|b| {
                 matches!(b.kind, Kind::Image | Kind::Mask) && (b.tbl, b.row) == (e.tbl, e.row)
             })
         };
@@ -140,22 +141,22 @@ fn moves(events: &[Event], from: usize, masks: &HashMap<usize, ColSet>) -> HashM
 
 /// For the announced changes of rowid that no trigger on key columns confirmed: whether they happened, as far as the
 /// next event on the row tells. The table may know of a later place only.
-fn announced(events: &[Event], from: usize) -> HashMap<usize, Option<bool>> {
+fn announced(journal: &Journal, from: usize) -> HashMap<usize, Option<bool>> {
     let mut told = HashMap::new();
-    if !events.iter().skip(from).any(|e| e.kind == Kind::MaybeMove) {
+    if !journal.since(from).any(|(_, e)| e.kind == Kind::MaybeMove) {
         return told;
     }
     // What is next heard of a row: where it is (by key), or whether another comes to its place (by rowid).
     let mut next: HashMap<(u32, u64), (i64, bool)> = HashMap::new();
-    for (i, e) in events.iter().enumerate().skip(from).rev() {
+    for (i, e) in journal.since(from).rev() {
         let keyed = !e.key.is_none();
         let id = |row: i64, hash: u64| (e.tbl, if keyed { hash } else { row as u64 });
         match e.kind {
             Kind::Gap | Kind::Refused => {}
             Kind::MaybeMove => {
                 let confirmed =
-                    |n: &Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
-                if events.iter().skip(i + 1).take(8).any(confirmed) {
+                    |n: Event| n.kind == Kind::Move && (n.tbl, n.row, n.row2) == (e.tbl, e.row, e.row2);
+                if journal.since(i + 1).take(8).any(|(_, n)| confirmed(n)) {
                     continue;
                 }
                 let heard = next.get(&id(e.row, e.hash));
@@ -187,13 +188,6 @@ pub fn images(cap: &Capture, data: Slice) -> Option<(&Table, &[u8])> {
     let (layout, image) = bytes.split_at_checked(4)?;
     let layout = u32::from_le_bytes(layout.try_into().ok()?);
     Some((cap.layouts.get(layout as usize)?.as_ref(), image))
-}
-
-/// Column sets of hook events stand in the arena as words.
-pub fn mask_of(bytes: &[u8]) -> ColSet {
-    let words: Vec<u64> =
-        bytes.chunks_exact(8).map(|w| u64::from_le_bytes(w.try_into().unwrap_or([0; 8]))).collect();
-    ColSet::from_words(&words)
 }
 
 /// Whether an announced change of rowid happened that no later event tells of: the row is not where it was, or its key
@@ -229,7 +223,7 @@ fn compare_with_table(
             };
             reader = Some(RowReader::new(core.db, &t)?);
         }
-        let (Some(r), Some(e)) = (&mut reader, cap.journal.events.get(i)) else {
+        let (Some(r), Some(e)) = (&mut reader, cap.journal.get(i)) else {
             continue;
         };
         let target = match r.table.kind {

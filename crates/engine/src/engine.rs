@@ -273,7 +273,7 @@ impl Engine {
     /// Large simple transactions take a shorter way.
     fn bulk(&self, core: &mut Core) -> Result<()> {
         let mut cap = self.cap.borrow_mut();
-        if cap.journal.digested < cap.journal.events.len() {
+        if cap.journal.digested < cap.journal.len() {
             core.refresh(true)?;
             crate::bulk::flush(core, &mut cap)?;
         }
@@ -283,7 +283,7 @@ impl Engine {
     /// Turns captured events into metadata in memory.
     pub fn digest(&self, core: &mut Core) -> Result<()> {
         let mut cap = self.cap.borrow_mut();
-        if cap.journal.digested == cap.journal.events.len() {
+        if cap.journal.digested == cap.journal.len() {
             return Ok(());
         }
         core.refresh(true)?;
@@ -448,6 +448,7 @@ impl Engine {
         };
         let (restored, undone) = self.cap.borrow_mut().journal.rollback_to(level);
         core.txn.notes.rollback_to(level);
+        core.seen_data_version = None;
         core.txn.pending = restored.pending;
         core.txn.rows_impacted = restored.rows_impacted;
         // cr-sqlite never turns the counter back: what was rolled back leaves a hole.
@@ -463,7 +464,7 @@ impl Engine {
             })
             .sum();
         if lost > 0 {
-            self.cap.borrow_mut().journal.events.push(Event::new(Kind::Gap, 0, lost));
+            self.cap.borrow_mut().journal.push(Event::new(Kind::Gap, 0, lost));
         }
         let txn = &core.txn;
         if undone || !txn.rows.is_empty() || !txn.works.is_empty() || txn.notes.base().is_some() {

@@ -208,7 +208,8 @@ impl Core {
         keys.sort_by(|a, b| (&a.0, a.1.is_some()).cmp(&(&b.0, b.1.is_some())));
         let store = self.store(&table);
         store.apply_rows(rows)?;
-        store.apply_keys(keys)
+        let (keys, records): (Vec<_>, Vec<_>) = keys.into_iter().unzip();
+        store.apply_keys(keys.iter().map(AsRef::as_ref).zip(records))
     }
 
     /// Moves the overlay into the blocks: log rows up to now are folded.

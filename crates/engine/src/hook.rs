@@ -17,6 +17,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::journal::{Event, Kind};
 use rejoin_crdt::key::Affinity;
+use rejoin_crdt::meta::ColSet;
 use rejoin_sqlite::{Arg, Db, Preupdate, PreupdateGuard, PreupdateOp, ValueRef};
 use smallvec::SmallVec;
 use std::cell::{Cell, RefCell};
@@ -228,15 +229,15 @@ fn insert(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
     let keys = if t.kind == KeyKind::RowId { Keys::new() } else { new_keys(t, change)? };
     let e = event(cap, t, Kind::Insert, change.new_rowid(), &keys)?;
     cap.take_back_delete(change.db(), t, (e.row, e.hash));
-    cap.journal.events.push(e);
+    cap.journal.push(e);
     Ok(())
 }
 
 fn delete(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
     let keys = if t.kind == KeyKind::RowId { Keys::new() } else { old_keys(t, change)? };
     let mut e = event(cap, t, Kind::Delete, change.old_rowid(), &keys)?;
-    e.hash2 = change.db().total_changes() as u64;
-    cap.journal.events.push(e);
+    e.count = change.db().total_changes();
+    cap.journal.push(e);
     Ok(())
 }
 
@@ -245,33 +246,27 @@ fn blob(cap: &mut Capture, t: &Table, change: &Preupdate<'_>, column: i32) -> Re
     let Some(col) = t.cols.iter().find(|c| c.pos as i32 == column) else { return Ok(()) };
     let keys = if t.kind == KeyKind::RowId { Keys::new() } else { old_keys(t, change)? };
     let mut e = event(cap, t, Kind::Mask, change.old_rowid(), &keys)?;
-    let mut mask = Mask::default();
+    let mut mask = ColSet::EMPTY;
     mask.insert(col.id);
-    e.data = mask.store(cap)?;
-    cap.journal.events.push(e);
+    e.mask = cap.journal.store_mask(mask);
+    cap.journal.push(e);
     Ok(())
 }
 
 fn update(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
-    let mut mask = Mask::default();
+    let mut mask = ColSet::EMPTY;
     for col in &t.cols {
-        let pos = col.pos as i32;
-        if !same(change.old_arg(pos)?.value(), change.new_arg(pos)?.value()) {
+        if change.differs(col.pos as i32)? {
             mask.insert(col.id);
         }
     }
     let moved = t.kind != KeyKind::Keyed && change.old_rowid() != change.new_rowid();
-    let (mut old, mut new) = (Keys::new(), Keys::new());
-    let mut rekeyed = t.kind == KeyKind::RowId && moved;
-    if t.kind != KeyKind::RowId {
-        (old, new) = (old_keys(t, change)?, new_keys(t, change)?);
-        let pairs = old.iter().zip(&new).zip(&t.keys);
-        rekeyed = pairs.into_iter().any(|((a, b), k)| !same_key(a.value(), b.value(), k.affinity));
-    }
+    let rekeyed = if t.kind == KeyKind::RowId { moved } else { rekeys(t, change)? };
     // What a ROLLBACK TO undoes leaves as large a hole in the numbering as triggers leave, which hear of every row.
     if mask.is_empty() && !moved && !rekeyed && change.db().is_autocommit() {
         return Ok(());
     }
+    let old = if t.kind == KeyKind::RowId { Keys::new() } else { old_keys(t, change)? };
     let mut e = event(cap, t, Kind::Mask, change.old_rowid(), &old)?;
     let mut to =
         Event { kind: if rekeyed { Kind::Move } else { Kind::Rowid }, key2: e.key, hash2: e.hash, ..e };
@@ -279,54 +274,33 @@ fn update(cap: &mut Capture, t: &Table, change: &Preupdate<'_>) -> Result<()> {
         to.row2 = change.new_rowid();
     }
     if rekeyed && t.kind != KeyKind::RowId {
-        (to.key2, to.hash2) = cap.key(t, &new)?;
+        (to.key2, to.hash2) = cap.key(t, &new_keys(t, change)?)?;
         if t.kind == KeyKind::Keyed {
             to.row2 = to.hash2 as i64;
         }
     }
-    e.data = mask.store(cap)?;
+    e.mask = cap.journal.store_mask(mask);
     if rekeyed {
         cap.take_back_delete(change.db(), t, (to.row2, to.hash2));
     }
-    cap.journal.events.push(e);
+    cap.journal.push(e);
     if rekeyed || moved {
-        cap.journal.events.push(to);
+        cap.journal.push(to);
     }
     Ok(())
 }
 
-/// Changed columns as the words that `digest::mask_of` reads.
-#[derive(Default)]
-struct Mask(SmallVec<[u64; 4]>);
-
-impl Mask {
-    fn insert(&mut self, id: u32) {
-        let word = id as usize / 64;
-        if self.0.len() <= word {
-            self.0.resize(word + 1, 0);
+/// Whether an UPDATE gives the row another key.
+fn rekeys(t: &Table, change: &Preupdate<'_>) -> Result<bool> {
+    for k in &t.keys {
+        let pos = k.pos as i32;
+        if change.differs(pos)?
+            && !same_key(change.old_arg(pos)?.value(), change.new_arg(pos)?.value(), k.affinity)
+        {
+            return Ok(true);
         }
-        self.0[word] |= 1 << (id % 64);
     }
-
-    fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-
-    fn store(&self, cap: &mut Capture) -> Result<crate::journal::Slice> {
-        cap.journal.store(|arena| {
-            self.0.iter().for_each(|w| arena.extend_from_slice(&w.to_le_bytes()));
-            Ok::<(), Error>(())
-        })
-    }
-}
-
-/// The same stored value, as images compare it.
-#[inline]
-fn same(a: ValueRef<'_>, b: ValueRef<'_>) -> bool {
-    match (a, b) {
-        (ValueRef::Real(x), ValueRef::Real(y)) => x.to_bits() == y.to_bits(),
-        _ => a == b,
-    }
+    Ok(false)
 }
 
 /// Equal as `IS` with the collation BINARY has it, as the triggers compare.

@@ -139,6 +139,10 @@ impl Core {
             self.moved = None;
             return Vec::new();
         }
+        // Nobody else wrote meanwhile: what is cached of the file holds on under its new version.
+        if self.seen_data_version.is_some() {
+            self.seen_data_version = self.db.data_version().ok();
+        }
         commits(txn)
     }
 

@@ -3,7 +3,7 @@
 //! **Invariant:** an overlay entry is newer than what the blocks say of that row: a transaction that writes
 //! blocks folds the overlay into them first.
 
-use crate::block::{KeyEntry, RowBlock, SHIFT, StoredRow, decode_keys, encode_keys};
+use crate::block::{KeyBytes, KeyEntry, RowBlock, SHIFT, StoredRow, decode_keys, encode_keys};
 use crate::catalog::Table;
 use crate::error::Result;
 use crate::log::KeyRange;
@@ -13,6 +13,9 @@ use std::rc::Rc;
 
 /// Key blocks are split into blocks of this many entries when they exceed one and a half times it.
 const KEYS_PER_BLOCK: usize = 64;
+
+/// A block that grows to so many entries is written before it takes more.
+const KEYS_AT_ONCE: usize = 16 * KEYS_PER_BLOCK;
 
 /// Where a row's metadata stands.
 #[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
@@ -213,23 +216,28 @@ impl TableStore {
         Ok(Some(KeyBlock { id, first, next, entries: entries? }))
     }
 
-    /// Stores records (None: removes) given by ascending key. Returns the ranges of keys, ends inclusive, in the blocks that were written.
-    pub fn apply_keys(&mut self, updates: Vec<(Rc<[u8]>, Option<Record>)>) -> Result<Vec<KeyRange>> {
-        let mut ranges: Vec<KeyRange> = Vec::new();
+    /// Stores records (None: removes) given by ascending key. Returns the ranges of keys, ends inclusive, in the blocks
+    /// that were written.
+    pub fn apply_keys<'k>(
+        &mut self,
+        updates: impl IntoIterator<Item = (&'k [u8], Option<Record>)>,
+    ) -> Result<Vec<KeyRange>> {
+        let mut ranges: Vec<(&[u8], &[u8])> = Vec::new();
         let mut expected: Option<Vec<u8>> = None;
         let mut updates = updates.into_iter().peekable();
-        while let Some((key, _)) = updates.peek() {
-            self.key_block(&Rc::clone(key))?;
+        while let Some(&(key, _)) = updates.peek() {
+            self.key_block(key)?;
             let mut block = match self.key_cache.take() {
                 Some(block) => block,
                 None => self.first_block()?,
             };
-            let mut touched: Option<KeyRange> = None;
-            while let Some((key, record)) =
-                updates.next_if(|(key, _)| block.next.as_deref().is_none_or(|n| key.as_ref() < n))
-            {
-                set_key(&mut block.entries, &key, record);
-                touched = Some((touched.map_or_else(|| Rc::clone(&key), |t| t.0), key));
+            let mut touched: Option<(&[u8], &[u8])> = None;
+            let fits = |b: &KeyBlock, key: &[u8]| {
+                b.entries.len() < KEYS_AT_ONCE && b.next.as_deref().is_none_or(|n| key < n)
+            };
+            while let Some((key, record)) = updates.next_if(|u| touched.is_none() || fits(&block, u.0)) {
+                set_key(&mut block.entries, key, record);
+                touched = Some((touched.map_or(key, |t| t.0), key));
             }
             if let Some((from, to)) = touched {
                 match ranges.last_mut() {
@@ -239,53 +247,61 @@ impl TableStore {
             }
             expected.clone_from(&block.next);
             self.write_keys(block)?;
+            // The rest of the block may be what comes next.
+            if let Some(last) = self.key_cache.as_ref().filter(|c| c.next == expected) {
+                let more = updates.peek().is_some_and(|u| last.next.as_deref().is_none_or(|n| u.0 < n));
+                expected = if more { Some(last.first.clone()) } else { expected };
+            }
         }
-        Ok(ranges)
+        Ok(ranges.into_iter().map(|(from, to)| (from.into(), to.into())).collect())
     }
 
     fn first_block(&mut self) -> Result<KeyBlock> {
-        let keys = &self.keys;
-        let add =
-            lazy(&mut self.keys_add, self.db, || format!("INSERT INTO {keys}(first, data) VALUES (?1, ?2)"))?;
-        add.run(&[ValueRef::Blob(&[]), ValueRef::Blob(&[0, 0, 0])])?;
+        let id = self.write_entries(None, &[], &mut Vec::new())?;
         self.keys_empty = false;
-        let id = self.db.last_insert_rowid();
         Ok(KeyBlock { id, first: Vec::new(), next: None, entries: Vec::new() })
     }
 
-    fn write_keys(&mut self, block: KeyBlock) -> Result<()> {
+    /// Writes a block, split where it grew large; the last part stays cached.
+    fn write_keys(&mut self, mut block: KeyBlock) -> Result<()> {
         let keys = &self.keys;
         if block.entries.is_empty() && !block.first.is_empty() {
             let del = lazy(&mut self.keys_del, self.db, || format!("DELETE FROM {keys} WHERE id = ?1"))?;
             return Ok(del.run(&[ValueRef::Integer(block.id)])?);
         }
-        let many = block.entries.len() > KEYS_PER_BLOCK * 3 / 2;
-        let chunk = if many { KEYS_PER_BLOCK } else { usize::MAX };
         let mut buf = Vec::new();
-        for (i, entries) in block.entries.chunks(chunk.min(block.entries.len()).max(1)).enumerate() {
-            buf.clear();
-            encode_keys(entries, &mut buf);
-            if i == 0 {
-                let put = lazy(&mut self.keys_put, self.db, || {
-                    format!("UPDATE {keys} SET data = ?2 WHERE id = ?1")
-                })?;
-                put.run(&[ValueRef::Integer(block.id), ValueRef::Blob(&buf)])?;
-            } else if let Some(first) = entries.first() {
-                let add = lazy(&mut self.keys_add, self.db, || {
-                    format!("INSERT INTO {keys}(first, data) VALUES (?1, ?2)")
-                })?;
-                add.run(&[ValueRef::Blob(&first.key), ValueRef::Blob(&buf)])?;
+        if block.entries.len() > KEYS_PER_BLOCK * 3 / 2 {
+            let last = (block.entries.len() - 1) / KEYS_PER_BLOCK * KEYS_PER_BLOCK;
+            let rest = block.entries.split_off(last);
+            for (i, entries) in block.entries.chunks(KEYS_PER_BLOCK).enumerate() {
+                self.write_entries((i == 0).then_some(block.id), entries, &mut buf)?;
             }
+            let id = self.write_entries(None, &rest, &mut buf)?;
+            let first = rest.first().map_or_else(Vec::new, |e| e.key.to_vec());
+            block = KeyBlock { id, first, next: block.next, entries: rest };
+        } else {
+            self.write_entries(Some(block.id), &block.entries, &mut buf)?;
         }
-        if block.entries.is_empty() {
+        self.key_cache = Some(block);
+        Ok(())
+    }
+
+    /// Writes entries as the block of this id, or as a new one; returns its id.
+    fn write_entries(&mut self, id: Option<i64>, entries: &[KeyEntry], buf: &mut Vec<u8>) -> Result<i64> {
+        let keys = &self.keys;
+        buf.clear();
+        encode_keys(entries, buf);
+        if let Some(id) = id {
             let put =
                 lazy(&mut self.keys_put, self.db, || format!("UPDATE {keys} SET data = ?2 WHERE id = ?1"))?;
-            put.run(&[ValueRef::Integer(block.id), ValueRef::Blob(&[0, 0, 0])])?;
+            put.run(&[ValueRef::Integer(id), ValueRef::Blob(buf)])?;
+            return Ok(id);
         }
-        if !many {
-            self.key_cache = Some(block);
-        }
-        Ok(())
+        let add =
+            lazy(&mut self.keys_add, self.db, || format!("INSERT INTO {keys}(first, data) VALUES (?1, ?2)"))?;
+        let first = entries.first().map_or(&[][..], |e| e.key.as_slice());
+        add.run(&[ValueRef::Blob(first), ValueRef::Blob(buf)])?;
+        Ok(self.db.last_insert_rowid())
     }
 
     /// Calls `f` for every stored row of the table's row blocks from block `from` to block `to`.
@@ -344,7 +360,7 @@ pub fn record_of(e: &KeyEntry) -> Record {
 
 fn set_key(entries: &mut Vec<KeyEntry>, key: &[u8], record: Option<Record>) {
     let entry = record.map(|r| KeyEntry {
-        key: key.to_vec(),
+        key: KeyBytes::from_slice(key),
         spelling: r.spelling.as_deref().map(<[u8]>::to_vec),
         meta: r.row.meta,
     });

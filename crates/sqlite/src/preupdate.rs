@@ -132,6 +132,12 @@ impl Preupdate<'_> {
         self.arg(code, value)
     }
 
+    /// Whether the UPDATE changes the value of a column. Ask before the values are read.
+    #[inline]
+    pub fn differs(&self, i: i32) -> Result<bool> {
+        Ok(!self.old_arg(i)?.is_identical(self.new_arg(i)?))
+    }
+
     #[inline]
     fn arg(&self, code: c_int, value: *mut ffi::sqlite3_value) -> Result<Arg<'_>> {
         if code != ffi::SQLITE_OK || value.is_null() {

@@ -73,6 +73,23 @@ impl<'a> Arg<'a> {
         self.kind() == ffi::SQLITE_NULL
     }
 
+    /// Whether both are of one type and hold the same bits. Texts are compared as they are encoded, without the
+    /// conversions and copies of reading them; so ask before either is read, in case they are UTF-16.
+    #[inline]
+    pub fn is_identical(self, other: Arg<'_>) -> bool {
+        let kind = self.kind();
+        if kind != other.kind() {
+            return false;
+        }
+        match kind {
+            ffi::SQLITE_INTEGER => self.int() == other.int(),
+            ffi::SQLITE_FLOAT => self.real().to_bits() == other.real().to_bits(),
+            ffi::SQLITE_NULL => true,
+            // SAFETY: both are living texts or blobs (from_raw), and the bytes are not kept.
+            _ => unsafe { encoded_bytes(self.raw) == encoded_bytes(other.raw) },
+        }
+    }
+
     /// True for a column that the UPDATE of a virtual table leaves as it is.
     #[inline]
     pub fn nochange(self) -> bool {
@@ -171,6 +188,24 @@ pub(crate) unsafe fn value_bytes<'a>(raw: *mut ffi::sqlite3_value, kind: i32) ->
             ffi::SQLITE_NULL => return &[],
             _ => ffi::sqlite3_value_text(raw).cast::<u8>(),
         };
+        if start.is_null() {
+            return &[];
+        }
+        let len = ffi::sqlite3_value_bytes(raw);
+        slice::from_raw_parts(start, usize::try_from(len).unwrap_or(0))
+    }
+}
+
+/// The bytes of a text in its own encoding, or of a blob.
+///
+/// # Safety
+/// `raw` is a living text or blob; the bytes are valid until it is next read in any way.
+#[inline]
+unsafe fn encoded_bytes<'a>(raw: *mut ffi::sqlite3_value) -> &'a [u8] {
+    // SAFETY: the caller vouches for `raw`. A text read as a blob is neither converted nor terminated, and keeps its
+    // type; its length is that of the same bytes then.
+    unsafe {
+        let start = ffi::sqlite3_value_blob(raw).cast::<u8>();
         if start.is_null() {
             return &[];
         }

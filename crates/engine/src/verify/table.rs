@@ -2,7 +2,7 @@
 
 use super::log::{Listed, Verdict};
 use super::{Findings, Problem, UNKNOWN_SITE};
-use crate::block::{KeyEntry, RowBlock, SHIFT, StoredRow, decode_keys};
+use crate::block::{KeyBytes, KeyEntry, RowBlock, SHIFT, StoredRow, decode_keys};
 use crate::catalog::{KeyKind, Table};
 use crate::core::Core;
 use crate::error::{Error, Result};
@@ -262,7 +262,7 @@ impl<'a> Check<'a> {
                 Loc::Row(_) => None,
             })
             .collect();
-        let mut last: Option<Vec<u8>> = None;
+        let mut last: Option<KeyBytes> = None;
         let mut living = 0;
         let mut damaged = false;
         while q.step()? {
@@ -277,10 +277,10 @@ impl<'a> Check<'a> {
                 continue;
             };
             for e in entries {
-                if e.key < first || last.as_ref().is_some_and(|l| *l >= e.key) {
+                if e.key.as_slice() < first.as_slice() || last.as_ref().is_some_and(|l| *l >= e.key) {
                     self.found.rewrite.insert(self.t.id);
                     let what = "the record stands in the wrong place or in two";
-                    self.problem(Some(e.key.clone()), what, REWRITE);
+                    self.problem(Some(e.key.to_vec()), what, REWRITE);
                 }
                 last = Some(e.key.clone());
                 let newer = overlay.remove(e.key.as_slice());
@@ -294,7 +294,7 @@ impl<'a> Check<'a> {
         }
         for (k, record) in overlay {
             let Some(record) = record else { continue };
-            let e = KeyEntry { key: k.to_vec(), ..KeyEntry::default() };
+            let e = KeyEntry { key: KeyBytes::from_slice(&k), ..KeyEntry::default() };
             living += u64::from(self.key(&e, &record, &mut find)?);
         }
         if self.t.kind == KeyKind::Keyed && !damaged {
@@ -318,7 +318,7 @@ impl<'a> Check<'a> {
             Err(e) => return Err(e),
         };
         let expected = self.t.kind == KeyKind::Keyed && meta.is_alive();
-        let packed = e.key.clone();
+        let packed = e.key.to_vec();
         if there && !expected {
             if self.t.kind == KeyKind::Hashed {
                 self.found.rewrite.insert(self.t.id);
