@@ -23,6 +23,8 @@ compile_error!("`hooks` needs an SQLite of our own; `loadable` uses the host's: 
 
 mod close;
 mod db;
+#[cfg(feature = "test-vfs")]
+pub mod disk;
 mod error;
 #[cfg(feature = "loadable")]
 mod extension;

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)]
 
 mod close;
+#[cfg(feature = "test-vfs")]
+mod disk;
 mod function;
 #[cfg(feature = "hooks")]
 mod hooks;
