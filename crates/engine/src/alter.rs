@@ -82,7 +82,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
         core.drop_triggers(t.id)
     })();
     if done.is_err() {
-        engine.db.exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter")?;
+        engine.undo("crsql_alter");
     }
     done
 }
@@ -91,7 +91,7 @@ pub fn begin_alter(engine: &Engine, table: &str) -> Result<()> {
 pub fn commit_alter(engine: &Engine, table: &str) -> Result<()> {
     let done = end_alter(engine, table);
     if done.is_err() {
-        let _ = engine.db.exec("ROLLBACK TO crsql_alter; RELEASE crsql_alter");
+        engine.undo("crsql_alter");
     }
     done
 }
@@ -113,8 +113,10 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
             return Ok(engine.db.exec("RELEASE crsql_alter")?);
         };
         engine.suspend(&mut core, open.id, false)?;
-        check_replicable(core.db, &live)
-            .map_err(|e| Error::State { why: format!("failed compacting tables post alteration: {e}") })?;
+        check_replicable(core.db, &live).map_err(|e| match e {
+            e if e.is_outside() => e,
+            e => Error::State { why: format!("failed compacting tables post alteration: {e}") },
+        })?;
         core.cfg.schema = -1;
         core.settle()?;
         let t = core.replicated(table)?;

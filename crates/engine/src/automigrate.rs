@@ -57,13 +57,13 @@ impl Wanted {
         Db::with(&scratch, |db| {
             Engine::register(db)?;
             db.exec(schema)
-                .map_err(|e| bad(NAME, format!("the schema text fails in an empty database: {e}")))?;
+                .map_err(|e| blame(e, |e| format!("the schema text fails in an empty database: {e}")))?;
             let mut wanted = Wanted { tables: Vec::new(), indexes: indexes(db)? };
             for name in tables(db)? {
                 wanted.tables.extend(describe(db, &name)?);
             }
             if let Some(cleanup) = cleanup {
-                db.exec(cleanup).map_err(|e| bad(NAME, format!("the clean-up text fails: {e}")))?;
+                db.exec(cleanup).map_err(|e| blame(e, |e| format!("the clean-up text fails: {e}")))?;
             }
             Ok(wanted)
         })
@@ -137,7 +137,7 @@ fn migrate(engine: &Engine, schema: &str, wanted: &Wanted) -> Result<()> {
         fract::drop_objects(engine, &name)?;
         db.exec(&format!("DROP TABLE main.{}", quote(&name)))?;
     }
-    db.exec(schema).map_err(|e| in_text(&e))?;
+    db.exec(schema).map_err(in_text)?;
     if engine.core()?.ready {
         engine.join()?;
         engine.reload_catalog()?;
@@ -145,8 +145,13 @@ fn migrate(engine: &Engine, schema: &str, wanted: &Wanted) -> Result<()> {
     Ok(())
 }
 
-fn in_text(e: &rejoin_sqlite::Error) -> Error {
-    bad(NAME, format!("the schema text fails: {e}; nothing was changed"))
+fn in_text(e: rejoin_sqlite::Error) -> Error {
+    blame(e, |e| format!("the schema text fails: {e}; nothing was changed"))
+}
+
+/// What the text or the table is to blame for; a disk that fails tells for itself.
+fn blame(e: rejoin_sqlite::Error, why: impl FnOnce(&rejoin_sqlite::Error) -> String) -> Error {
+    if e.is_outside() { e.into() } else { bad(NAME, why(&e)) }
 }
 
 fn is_virtual(t: &LiveTable) -> bool {
@@ -178,7 +183,7 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
         fract::drop_objects(engine, &live.name)?;
     }
     let on = format!("ALTER TABLE main.{}", quote(&live.name));
-    let run = |sql: String| engine.db.exec(&sql).map_err(|e| refused(&live.name, &e));
+    let run = |sql: String| engine.db.exec(&sql).map_err(|e| refused(&live.name, e));
     for column in dropped {
         run(format!("{on} DROP COLUMN {}", quote(&column.name)))?;
     }
@@ -191,11 +196,10 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
     Ok(())
 }
 
-fn refused(table: &str, e: &rejoin_sqlite::Error) -> Error {
-    bad(
-        NAME,
-        format!("table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed"),
-    )
+fn refused(table: &str, e: rejoin_sqlite::Error) -> Error {
+    blame(e, |e| {
+        format!("table \"{table}\" cannot be made as the schema text wants it: {e}; nothing was changed")
+    })
 }
 
 /// The key columns in key order, in lower case.

@@ -457,10 +457,14 @@ impl Core {
         )?;
         q.bind_int(1, from)?;
         let mut rows = Vec::new();
-        while q.step()? {
-            rows.push((read_log_head(q)?, q.column_blob(8).to_vec()));
-        }
+        let read = (|| {
+            while q.step()? {
+                rows.push((read_log_head(q)?, q.column_blob(8).to_vec()));
+            }
+            Ok::<(), Error>(())
+        })();
         q.reset();
+        read?;
         for (mut row, bytes) in rows {
             if row.lsn <= self.tail.lsn && self.tail.lsn != 0 {
                 continue;

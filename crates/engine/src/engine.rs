@@ -36,6 +36,10 @@ pub struct Engine {
     merging: Cell<Option<u32>>,
     suspended: RefCell<HashSet<u32>>,
     armed: Cell<bool>,
+    /// The transaction was rolled back, and what it left in memory still stands.
+    lost: Cell<bool>,
+    /// Why what the transaction owes could not be written: it must not be committed without.
+    broken: RefCell<Option<Error>>,
     pub observers: RefCell<Vec<Observer>>,
 }
 
@@ -54,6 +58,8 @@ impl Engine {
             merging: Cell::new(None),
             suspended: RefCell::default(),
             armed: Cell::new(false),
+            lost: Cell::new(false),
+            broken: RefCell::default(),
             observers: RefCell::default(),
         });
         engine.hook.bind(&engine);
@@ -128,6 +134,7 @@ impl Engine {
 
     pub fn core(&self) -> Result<RefMut<'_, Core>> {
         self.arm()?;
+        self.forget_lost();
         self.core.try_borrow_mut().map_err(|_| Error::State {
             why: "this cannot be called from a trigger while a merge writes to the table".into(),
         })
@@ -251,22 +258,22 @@ impl Engine {
     /// Runs `f` whole or not at all.
     pub fn scoped<R>(&self, name: &str, f: impl FnOnce() -> Result<R>) -> Result<R> {
         self.db.exec(&format!("SAVEPOINT {name}"))?;
-        match f() {
-            Ok(result) => {
-                if let Err(e) = self.db.exec(&format!("RELEASE {name}")) {
-                    let _ = self.db.exec(&format!("ROLLBACK TO {name}; RELEASE {name}"));
-                    return Err(e.into());
-                }
-                Ok(result)
-            }
-            Err(e) => {
-                // The error of `f` is the one to tell; a transaction that SQLite ended itself has no savepoint left.
-                let _ = self.db.exec(&format!("ROLLBACK TO {name}; RELEASE {name}"));
-                if let Ok(mut core) = self.core.try_borrow_mut() {
-                    core.stale = true;
-                }
-                Err(e)
-            }
+        let done = f().and_then(|result| {
+            self.db.exec(&format!("RELEASE {name}"))?;
+            Ok(result)
+        });
+        if done.is_err() {
+            self.undo(name);
+        }
+        done
+    }
+
+    /// Takes back what was done since a savepoint, because of an error, which is the one to tell.
+    pub fn undo(&self, name: &str) {
+        // A transaction that SQLite ended itself has no savepoint left.
+        let _ = self.db.exec(&format!("ROLLBACK TO {name}; RELEASE {name}"));
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            core.stale = true;
         }
     }
 
@@ -328,17 +335,26 @@ impl Engine {
             core.write_out()
         });
         self.db.set_last_insert_rowid(rowid);
+        self.note_broken(done)
+    }
+
+    /// A disk that fails in the middle of a flush leaves it half done, and SQLite may leave the transaction open.
+    fn note_broken(&self, done: Result<()>) -> Result<()> {
+        if let (Err(e @ Error::Sqlite(_)), true) = (&done, self.joined.get()) {
+            *self.broken.borrow_mut() = Some(e.clone());
+        }
         done
     }
 
     pub fn on_begin(&self) {
+        self.forget_lost();
         self.hook.begun();
         self.alone.set(self.db.is_autocommit());
         self.joined.set(true);
     }
 
     pub fn on_sync(&self) -> Result<()> {
-        if let Some(e) = self.hook.failure() {
+        if let Some(e) = self.hook.failure().or_else(|| self.broken.borrow().clone()) {
             return Err(e);
         }
         let changes = self.db.changes();
@@ -402,16 +418,28 @@ impl Engine {
     }
 
     pub fn on_rollback(&self) {
-        if let Ok(mut core) = self.core.try_borrow_mut() {
-            core.end(false);
-        }
+        self.lost.set(true);
         self.end();
+        self.forget_lost();
+    }
+
+    /// SQLite rolls back in the middle of a statement when the disk fails under it. If that is one of ours, whoever has
+    /// the state at work gets the error, and here the next one finds the state as after any rollback.
+    fn forget_lost(&self) {
+        if self.lost.get()
+            && let (Ok(mut core), Ok(mut cap)) = (self.core.try_borrow_mut(), self.cap.try_borrow_mut())
+        {
+            core.end(false);
+            cap.end();
+            self.lost.set(false);
+        }
     }
 
     fn end(&self) {
         self.hook.end();
         self.joined.set(false);
         self.suspended.borrow_mut().clear();
+        self.broken.borrow_mut().take();
         if let Ok(mut cap) = self.cap.try_borrow_mut() {
             cap.end();
         }
@@ -419,11 +447,12 @@ impl Engine {
 
     pub fn on_savepoint(&self, level: i32) -> Result<()> {
         self.suspect.set(true);
+        self.forget_lost();
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };
         if !core.txn.works.is_empty() {
-            core.write_out()?;
+            self.note_broken(core.write_out())?;
         }
         core.txn.notes.savepoint(level);
         let txn = &core.txn;

@@ -118,6 +118,11 @@ impl Error {
         }
     }
 
+    /// See [`sqlite::Error::is_outside`].
+    pub(crate) fn is_outside(&self) -> bool {
+        matches!(self, Error::Sqlite(e) if e.is_outside())
+    }
+
     pub fn damaged(what: impl Into<String>) -> Error {
         Error::Damaged { what: what.into() }
     }

@@ -145,7 +145,10 @@ fn hear_the_end(e: &Engine) -> Result<()> {
         core.ready
     };
     if ready && !e.is_joined() && !e.db.is_autocommit() && !e.db.is_readonly() {
-        let _ = e.join();
+        return match e.join() {
+            Err(Error::Sqlite(e)) if e.is_busy() => Ok(()),
+            other => other,
+        };
     }
     Ok(())
 }

@@ -113,13 +113,15 @@ impl Hook {
     }
 
     fn fail(&self, db: Db, e: Error) {
+        if !self.begun.get() {
+            // Nobody will ask at the commit. Where joining failed with the disk, the transaction is over already, and the
+            // next one must not find its error.
+            db.interrupt();
+            return;
+        }
         let mut failed = self.failed.borrow_mut();
         if failed.is_none() {
             *failed = Some(e);
-        }
-        if !self.begun.get() {
-            // Nobody will ask at the commit.
-            db.interrupt();
         }
     }
 

@@ -9,7 +9,7 @@ use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, SCHEMA, quote};
 use crate::observe::{Commit, commits};
-use rejoin_sqlite::{Db, ValueRef, ffi};
+use rejoin_sqlite::{Db, TxnState, ValueRef, ffi};
 use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 
@@ -318,6 +318,7 @@ impl Core {
     fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
         let (kind, keys) = match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
             Ok(key) => key,
+            Err(e) if e.is_outside() => return Err(e),
             // What cannot be replicated any more stays readable as it is; `status` names it.
             Err(_) => return Ok(()),
         };
@@ -493,6 +494,11 @@ impl Core {
                 // SQLite drops nothing while a statement runs, and the one whose write told us of the DROP does. Ids are
                 // never used again: empty it harms nobody until `drop_orphans`.
                 Err(e) if e.code & 0xff == ffi::SQLITE_LOCKED => {
+                    if self.db.txn_state() != TxnState::Write {
+                        // Taking the DROP back failed with the disk, which ends the transaction and is not told.
+                        let why = "disk I/O error; the transaction was rolled back";
+                        return Err(rejoin_sqlite::Error::new(ffi::SQLITE_IOERR, why).into());
+                    }
                     self.db.exec(&format!("DELETE FROM main.crsql_{store}_{id}"))?;
                 }
                 other => other?,

@@ -40,6 +40,23 @@ impl Error {
         self.primary_code() == ffi::SQLITE_CONSTRAINT
     }
 
+    /// Nothing is wrong with what was asked for: the disk, the memory, another connection or an interruption stood in its way.
+    pub fn is_outside(&self) -> bool {
+        matches!(
+            self.primary_code(),
+            ffi::SQLITE_NOMEM
+                | ffi::SQLITE_IOERR
+                | ffi::SQLITE_FULL
+                | ffi::SQLITE_CANTOPEN
+                | ffi::SQLITE_CORRUPT
+                | ffi::SQLITE_PROTOCOL
+                | ffi::SQLITE_BUSY
+                | ffi::SQLITE_LOCKED
+                | ffi::SQLITE_INTERRUPT
+                | ffi::SQLITE_ABORT
+        )
+    }
+
     /// The code as SQLite must see it: a callback that failed never reports success.
     pub(crate) fn code_for_sqlite(&self) -> i32 {
         if matches!(self.primary_code(), ffi::SQLITE_OK | ffi::SQLITE_ROW | ffi::SQLITE_DONE) {

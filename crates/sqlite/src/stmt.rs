@@ -132,14 +132,19 @@ impl Stmt {
 
     // ---- running ----
 
-    /// True: a row is there. False: done.
+    /// True: a row is there. False: done. After an error the statement is back at its start: one that is kept can be
+    /// bound and run again.
     #[inline]
     pub fn step(&mut self) -> Result<bool> {
         // SAFETY: the statement is alive.
         match unsafe { ffi::sqlite3_step(self.ptr()) } {
             ffi::SQLITE_ROW => Ok(true),
             ffi::SQLITE_DONE => Ok(false),
-            code => Err(self.error(code)),
+            code => {
+                let error = self.error(code);
+                self.reset();
+                Err(error)
+            }
         }
     }
 

@@ -48,7 +48,10 @@ impl<'a> Check<'a> {
         found: &'a mut Findings,
     ) -> Result<Check<'a>> {
         let computed = |text: &str| text.contains('(') || text.to_ascii_uppercase().contains("CURRENT_");
-        let values = core.defaults(t).unwrap_or_default();
+        let values = match core.defaults(t) {
+            Err(e) if e.is_outside() => return Err(e),
+            other => other.unwrap_or_default(),
+        };
         let known = |(i, c): (usize, &crate::catalog::Column)| {
             let value = values.get(i).cloned();
             value.filter(|_| !c.default.as_deref().is_some_and(computed))

@@ -4,6 +4,7 @@ mod changeset;
 mod checked;
 mod conformance;
 mod cut;
+mod faults;
 mod fixture;
 mod properties;
 mod relation;

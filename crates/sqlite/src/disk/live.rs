@@ -183,6 +183,9 @@ impl State {
         self.met += 1;
         if self.met == fault.nth || (fault.lasting && self.met > fault.nth) {
             self.failures += 1;
+            if std::env::var_os("REJOIN_FAULT_TRACE").is_some() {
+                eprintln!("{call:?} fails in\n{}", std::backtrace::Backtrace::force_capture());
+            }
             return Err(fault.code.unwrap_or_else(|| call.error()));
         }
         Ok(())
