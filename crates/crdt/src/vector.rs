@@ -156,6 +156,11 @@ impl VersionVector {
         VersionVector { sites: self.sites.iter().filter_map(rest).collect() }
     }
 
+    /// What both hold.
+    pub fn common(&self, other: &VersionVector) -> VersionVector {
+        self.missing_from(&self.missing_from(other))
+    }
+
     /// Holds afterwards what either held.
     pub fn merge(&mut self, other: &VersionVector) {
         for (site, ranges) in &other.sites {
@@ -314,6 +319,7 @@ mod tests {
             prop_assert_eq!(listed(&a), ma.clone());
             prop_assert_eq!(listed(&a.missing_from(&b)), &ma - &mb);
             prop_assert_eq!(a.covers(&b), ma.is_superset(&mb));
+            prop_assert_eq!(listed(&a.common(&b)), &ma & &mb);
             for site in [0u8, 1, 2].map(|s| SiteId([s; 16])) {
                 let max = ma.iter().filter(|(s, _)| *s == site).map(|(_, v)| *v).max().unwrap_or(0);
                 prop_assert_eq!(a.max(&site), max);

@@ -13,6 +13,7 @@ use crate::catalog::Table;
 use crate::changeset::wire;
 use crate::copies;
 use crate::core::{Core, Header};
+use crate::cut::Part;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::merge::{Cell, Incoming, merge_taken, park_refused};
@@ -54,6 +55,9 @@ pub struct Options {
     pub any_lineage: bool,
     /// Take the cells although something that they build on is missing.
     pub over_gap: bool,
+    /// The cells are what a replica had that started over from here: they are taken as this replica's own changes, those
+    /// of [`Part::Rest`] only where the row is known.
+    pub replay: Option<Part>,
 }
 
 fn poison(e: Poison) -> Error {
@@ -68,6 +72,8 @@ fn malformed(why: &str) -> Error {
 pub trait Watch {
     /// Nothing is taken yet, and the changeset builds on what is here.
     fn begin(&mut self, core: &mut Core, reader: &Reader<'_>) -> Result<()>;
+    /// Whether the sender is believed that everybody has acknowledged what is below its horizon.
+    fn heeds(&mut self, horizon: &VersionVector) -> bool;
     /// A row is to be merged that these transactions (by index, with their local db_versions) write. True: its work must
     /// be found in its place afterwards.
     fn wants(&mut self, t: &Table, row: &Row<'_>, by: &[(usize, i64)]) -> bool;
@@ -161,14 +167,29 @@ fn whole(
         let hex = |id: [u8; 16]| SiteId(id).to_string();
         return Err(Error::OtherLineage { ours: hex(ours), theirs: hex(theirs) });
     }
-    core.next_txn();
+    // What is replayed is one transaction, in two parts.
+    if options.replay != Some(Part::Rest) {
+        core.next_txn();
+    }
     check_chains(core, reader)?;
     let gap = check_base(core, reader);
     if let (Err(e), false) = (&gap, options.over_gap) {
         return Err(e.clone());
     }
+    if options.replay.is_none() {
+        crate::horizon::check(core, reader)?;
+    }
     if let Some(watch) = &mut watch {
         watch.begin(core, reader)?;
+    }
+    let fresh = options.replay.is_none() && !core.cfg.horizon.covers(reader.horizon());
+    if fresh && watch.as_mut().is_some_and(|w| !w.heeds(reader.horizon())) {
+        return Err(malformed("its sender has forgotten what was deleted, and is not one to say so for all"));
+    }
+    let heeded = core.vector.covers(reader.horizon());
+    if fresh && heeded {
+        // A row that was deleted and made again there must not meet its tombstone here.
+        core.collect(reader.horizon())?;
     }
     let mut a = Applying::new(engine, core, reader);
     // As it is, it would have to live as long as all else.
@@ -176,7 +197,8 @@ fn whole(
         Some(watch) => Some(watch as &mut dyn Watch),
         None => None,
     };
-    a.applied.over_gap = gap.is_err();
+    a.applied.over_gap = gap.is_err() || options.replay.is_some();
+    a.known_only = options.replay == Some(Part::Rest);
     a.take_ranges()?;
     a.take_transactions()?;
     if a.versions.iter().all(Option::is_none) && a.empty.is_empty() {
@@ -185,7 +207,14 @@ fn whole(
     for index in 0..reader.table_count() {
         a.table(index)?;
     }
-    a.finish()
+    let applied = a.finish()?;
+    if options.replay != Some(Part::Whole) {
+        core.next_txn();
+    }
+    if fresh && !heeded {
+        crate::horizon::take(core, reader.horizon())?;
+    }
+    Ok(applied)
 }
 
 fn site_of(reader: &Reader<'_>, index: u32) -> Result<SiteId> {
@@ -198,11 +227,7 @@ fn site_of(reader: &Reader<'_>, index: u32) -> Result<SiteId> {
 
 /// What the sender took for granted must be here.
 fn check_base(core: &Core, reader: &Reader<'_>) -> Result<()> {
-    let mut base = VersionVector::new();
-    for r in reader.base() {
-        base.insert_range(site_of(reader, r.site)?, r.from..=r.to);
-    }
-    let missing = base.missing_from(&core.vector);
+    let missing = reader.builds_on().missing_from(&core.vector);
     let first = missing.iter().find_map(|(site, ranges)| ranges.iter().next().map(|r| (site.to_string(), r)));
     match first {
         None => Ok(()),
@@ -343,6 +368,8 @@ struct Applying<'a> {
     watch: Option<&'a mut dyn Watch>,
     /// What the table said of the values of the row merged last.
     refusal: Option<Error>,
+    /// Rows that are unknown here were deleted, and that is forgotten.
+    known_only: bool,
 }
 
 impl<'a> Applying<'a> {
@@ -356,6 +383,7 @@ impl<'a> Applying<'a> {
             stream: None,
             watch: None,
             refusal: None,
+            known_only: false,
             good: 0,
             now,
             engine,
@@ -434,6 +462,7 @@ impl<'a> Applying<'a> {
 
     /// All new cells become one transaction of this replica, if any is accepted.
     fn take_as_relay(&mut self, fresh: &[(usize, &Transaction)]) -> Result<()> {
+        self.core.note_row_wise()?;
         let db_version = self.core.txn.base_db_version + 1;
         check_version("db_version", db_version).map_err(poison)?;
         for (i, _) in fresh {
@@ -460,7 +489,7 @@ impl<'a> Applying<'a> {
                 None => Err(Reason::NoTable),
             });
         }
-        if let Some(t) = &table {
+        if let Some(t) = table.as_ref().filter(|_| !self.known_only) {
             self.stream = Stream::new(self.core, t, rows.row_count())?;
         }
         let here = Here { table, columns };
@@ -601,6 +630,9 @@ impl<'a> Applying<'a> {
             stream.flush(self.core)?;
         }
         let (at, work) = self.core.take_foreign(t, row.key)?;
+        if self.known_only && work.meta.cl == 0 {
+            return Ok(0);
+        }
         let spelling = crate::merge::spelling(&work, row.key, cl, sentinel.is_some())?;
         let incoming = Incoming { cl, sentinel, mark, cells, spelling };
         let mut accepted = match merge_taken(self.engine, self.core, at, work, &incoming) {
@@ -670,7 +702,6 @@ impl<'a> Applying<'a> {
             core.log_range(db_version, Header { site, version: to, clock: 0, nonce: 0, chain }, from)?;
         }
         core.txn.rows_impacted += self.applied.cells_won as i64;
-        core.next_txn();
         Ok(Applied { parked, ..self.applied })
     }
 }

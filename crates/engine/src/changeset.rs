@@ -6,7 +6,7 @@
 
 use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, Header, LogRow};
-use crate::cut::{Cut, Reader, count};
+use crate::cut::{Cut, Part, Reader, count};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::format::quote;
@@ -86,6 +86,8 @@ struct Export {
     versions: Vec<(i64, u32)>,
     /// The last answer of `txn_of`.
     last: (i64, Option<u32>),
+    /// None: all rows.
+    part: Option<Part>,
     /// Local ordinals to indexes in the changeset.
     sites: HashMap<u32, u32>,
     last_site: (u32, u32),
@@ -144,6 +146,7 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
         by_name: HashMap::new(),
         versions: Vec::new(),
         last: (-1, None),
+        part: cut.part,
         sites: HashMap::new(),
         last_site: (u32::MAX, 0),
         record: RowRecord::default(),
@@ -189,7 +192,13 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
             return Err(Error::TooLarge { bytes, bytes_max: BYTES_MAX });
         }
     }
-    e.parked(core, &parked)?;
+    if cut.part != Some(Part::Whole) {
+        e.parked(core, &parked)?;
+    }
+    e.writer.horizon(&cut.horizon);
+    if cut.tail {
+        e.writer.mark_tail();
+    }
     let (versions, upto) = (count(&cut.brings), core.tail.lsn);
     e.ranges(core, &cut.brings, &cut.base, &chains);
     let compress = e.writer.bytes_estimate() <= COMPRESSED_MAX;
@@ -376,11 +385,16 @@ impl Export {
         let mut record = std::mem::take(&mut self.record);
         record.cl = meta.cl;
         record.groups.clear();
+        record.sentinel = None;
+        self.live = ColSet::EMPTY;
+        if self.part.is_some_and(|part| part != self.part_of(meta)) {
+            self.record = record;
+            return false;
+        }
         record.sentinel = sentinel(&listed.table, meta).and_then(|s| {
             let db_version = self.written(core, s.db_version, s.site)?;
             Some(Sentinel { db_version, site: self.site(core, s.site), seq: s.seq })
         });
-        self.live = ColSet::EMPTY;
         let mut seen = ColSet::EMPTY;
         for g in meta.groups.iter().filter(|_| meta.is_alive()) {
             let live = listed.table.col_set.intersect(&g.cols.minus(&seen));
@@ -408,6 +422,13 @@ impl Export {
         let any = record.sentinel.is_some() || !record.groups.is_empty();
         self.record = record;
         any
+    }
+
+    fn part_of(&mut self, meta: &RowMeta) -> Part {
+        let sentinel = meta.sentinel.iter().map(|s| s.db_version);
+        let mut versions = meta.groups.iter().map(|g| g.stamp.db_version).chain(sentinel);
+        let whole = meta.is_alive() && versions.all(|v| self.txn_of(v).is_some());
+        if whole { Part::Whole } else { Part::Rest }
     }
 
     fn begin(&mut self, listed: &mut Listed) -> Result<()> {

@@ -84,6 +84,13 @@ pub trait Checker {
         Ok(())
     }
 
+    /// The sender says that everybody has acknowledged what is below this horizon, which goes beyond the one here; believed, what was
+    /// deleted below it is forgotten here, too. Not believed (the default), the changeset is an error. Who hands back what a
+    /// server lost may have forgotten more than the server's backup.
+    fn horizon(&mut self, _horizon: &VersionVector) -> bool {
+        false
+    }
+
     /// Versions of a site that are new here and of which nothing is left; asked before any row is looked at.
     fn empty(&mut self, _site: SiteId, _from: u64, _to: u64) -> Result<(), Refusal> {
         Ok(())
@@ -424,6 +431,10 @@ impl Watch for Checking<'_> {
         self.ask_about_log(core, reader)?;
         // What must not come at all is not tried.
         self.settle()
+    }
+
+    fn heeds(&mut self, horizon: &VersionVector) -> bool {
+        self.checker.horizon(horizon)
     }
 
     fn wants(&mut self, t: &Table, row: &Row<'_>, by: &[(usize, i64)]) -> bool {

@@ -25,6 +25,12 @@ pub struct Config {
     pub folded: i64,
     pub own: u32,
     pub lineage: Option<[u8; 16]>,
+    /// What was deleted below it is forgotten.
+    pub horizon: VersionVector,
+    /// The end of the log when the horizon was raised last.
+    pub horizon_at: i64,
+    /// Changes came in row by row at some time.
+    pub row_wise: bool,
     /// Nobody writes under the site id of this file yet.
     pub snapshot: bool,
     pub drift_ms: i64,
@@ -180,6 +186,7 @@ pub struct Queries {
     meta_put: Option<Stmt>,
     pub log_after: Option<Stmt>,
     pub log_at: Option<Stmt>,
+    pub log_one: Option<Stmt>,
     outside: Option<Stmt>,
 }
 
@@ -385,6 +392,12 @@ impl Core {
                 b"folded" => c.folded = int,
                 b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
+                b"horizon" => {
+                    let read = VersionVector::decode(q.column_blob(1));
+                    c.horizon = read.map_err(|_| Error::damaged("the horizon"))?;
+                }
+                b"row-wise" => c.row_wise = int != 0,
+                b"horizon_at" => c.horizon_at = int,
                 b"snapshot" => c.snapshot = int != 0,
                 b"drift-ms" => c.drift_ms = int,
                 b"schema" => c.schema = int,

@@ -7,6 +7,15 @@ use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
 use std::collections::HashSet;
 
+/// Rows by what of them the receiver lacks.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Part {
+    /// Living rows of whose life it has nothing.
+    Whole,
+    /// All others.
+    Rest,
+}
+
 /// For whom a changeset is made.
 #[derive(Clone, Copy)]
 pub enum Reader<'a> {
@@ -18,6 +27,8 @@ pub enum Reader<'a> {
     Session(&'a VersionVector),
     /// One who has this and takes nothing but the transactions of this replica's own site.
     Own(&'a VersionVector),
+    /// One who starts over from a snapshot that has this, and takes a part of the rest.
+    Replay(&'a VersionVector, Part),
     /// One who has everything up to a row of the log.
     After(i64),
 }
@@ -28,10 +39,15 @@ pub struct Cut {
     /// The versions that it brings.
     pub brings: VersionVector,
     pub base: VersionVector,
+    pub horizon: VersionVector,
+    /// None: all rows.
+    pub part: Option<Part>,
+    /// The base does not tell all that is held here.
+    pub tail: bool,
 }
 
 /// The first of the versions that a log row stands for.
-fn first_version(row: &LogRow) -> u64 {
+pub fn first_version(row: &LogRow) -> u64 {
     row.changes.empty_from.unwrap_or(row.header.version)
 }
 
@@ -41,46 +57,65 @@ pub const LOG: &str =
 
 impl Core {
     pub fn cut(&mut self, reader: Reader<'_>) -> Result<Cut> {
-        let (mut rows, mut brings, excluded) = match reader {
+        let (mut rows, mut brings) = match reader {
             Reader::Since(since, excluded) => {
                 let mut rows = self.rows_since(since)?;
                 let excluded_ordinal = excluded.and_then(|id| self.sites.ordinal(&id));
                 rows.retain(|r| Some(r.header.site) != excluded_ordinal);
                 let brings = self.brought(&rows);
-                (rows, brings, excluded)
+                (rows, brings)
             }
-            Reader::Vector(theirs) | Reader::Session(theirs) => {
+            Reader::Vector(theirs) | Reader::Session(theirs) | Reader::Replay(theirs, _) => {
                 let brings = self.vector.missing_from(theirs);
-                (self.rows_of(&brings)?, brings, None)
+                (self.rows_of(&brings)?, brings)
             }
             Reader::Own(theirs) => {
                 let brings = only(&self.vector.missing_from(theirs), &self.own_site());
                 // What others wrote and the reader lacks is not its sender's to vouch for.
-                let base = theirs.missing_from(&theirs.missing_from(&self.vector));
-                return Ok(Cut { rows: self.rows_of(&brings)?, brings, base });
+                let (base, horizon) = (theirs.common(&self.vector), VersionVector::new());
+                return Ok(Cut {
+                    rows: self.rows_of(&brings)?,
+                    brings,
+                    base,
+                    horizon,
+                    part: None,
+                    tail: true,
+                });
             }
-            Reader::After(lsn) => {
-                let rows = self.rows_after(lsn)?;
-                let brings = self.brought(&rows);
-                (rows, brings, None)
-            }
+            Reader::After(lsn) => return self.tail(lsn),
         };
         let withheld = match reader {
             Reader::Since(..) => self.withhold(&mut rows, &mut brings, &VersionVector::new())?,
             Reader::Vector(theirs) => self.withhold(&mut rows, &mut brings, theirs)?,
             _ => VersionVector::new(),
         };
-        let mut base = self.vector.missing_from(&brings).missing_from(&withheld);
-        if let Some(site) = excluded {
-            let mut all = VersionVector::new();
-            all.insert_range(site, 1..=u64::MAX);
-            base = base.missing_from(&all);
+        let base = self.vector.missing_from(&brings).missing_from(&withheld);
+        let horizon = self.cfg.horizon.clone();
+        let part = if let Reader::Replay(_, part) = reader { Some(part) } else { None };
+        Ok(Cut { rows, brings, base, horizon, part, tail: false })
+    }
+
+    /// What came after a log row, for those who have everything up to it. So that it stays small where there are many
+    /// sites, the base is no more than what that row stands for.
+    fn tail(&mut self, lsn: i64) -> Result<Cut> {
+        let rows = self.rows_after(lsn)?;
+        let brings = self.brought(&rows);
+        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id <= ?1 ORDER BY id DESC LIMIT 1"))?;
+        q.bind_int(1, lsn)?;
+        let mut before: Vec<LogRow> = Vec::new();
+        while q.step()? {
+            before.push(read_log_head(&q)?);
         }
-        Ok(Cut { rows, brings, base })
+        // A row without a version says that rows before it were given to others: all must look again.
+        let same = !rows.iter().chain(&before).any(|r| r.header.version == 0);
+        let base = if same { self.brought(&before) } else { self.vector.missing_from(&brings) };
+        let moved = self.cfg.horizon_at >= lsn;
+        let horizon = if moved { self.cfg.horizon.clone() } else { VersionVector::new() };
+        Ok(Cut { rows, brings, base, horizon, part: None, tail: true })
     }
 
     /// The versions that these log rows stand for.
-    fn brought(&self, rows: &[LogRow]) -> VersionVector {
+    pub fn brought(&self, rows: &[LogRow]) -> VersionVector {
         let mut brings = VersionVector::new();
         for row in rows {
             if let Some(site) = self.sites.id(row.header.site) {
@@ -91,7 +126,7 @@ impl Core {
     }
 
     /// The log rows after one.
-    fn rows_after(&self, lsn: i64) -> Result<Vec<LogRow>> {
+    pub fn rows_after(&self, lsn: i64) -> Result<Vec<LogRow>> {
         let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id > ?1 ORDER BY id"))?;
         q.bind_int(1, lsn)?;
         let mut rows: Vec<LogRow> = Vec::new();

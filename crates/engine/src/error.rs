@@ -32,6 +32,9 @@ pub enum Error {
     Changeset { why: String },
     /// The changeset builds on transactions that this replica lacks.
     Gap { site: String, from: u64, to: u64 },
+    /// One of the two replicas holds a part of what is below the other's horizon and lacks another part: what was deleted
+    /// there is forgotten, so it must start over from a snapshot. `here`: it is this one.
+    BelowHorizon { here: bool, site: String, from: u64, to: u64 },
     /// Two histories under one site id.
     Fork { site: String, version: u64 },
     /// The changeset belongs to another database.
@@ -75,6 +78,12 @@ impl std::fmt::Display for Error {
                 f,
                 "changeset refused: it builds on versions {from} to {to} of site {site}, which this replica lacks; \
                  apply what brings them first, or ask for a changeset made for this replica's version vector"
+            ),
+            Error::BelowHorizon { here, site, from, to } => write!(
+                f,
+                "{} lacks versions {from} to {to} of site {site}, and the other one has forgotten what was deleted up to there: it must \
+                 start over from a snapshot of the other; what only it has can be replayed onto that",
+                if *here { "this replica" } else { "the replica that made the changeset" }
             ),
             Error::Fork { site, version } => write!(
                 f,

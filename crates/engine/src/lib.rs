@@ -31,6 +31,7 @@ mod hook;
 #[cfg(not(feature = "owned"))]
 #[path = "unhooked.rs"]
 mod hook;
+mod horizon;
 mod image;
 mod journal;
 mod listing;
@@ -41,6 +42,7 @@ mod observe;
 mod parked;
 mod peers;
 mod relation;
+mod replay;
 mod replica;
 mod rowwise;
 mod schema;
@@ -64,11 +66,13 @@ pub use checked::{
     TransactionFacts,
 };
 pub use error::{Error, Result};
+pub use horizon::{Collected, ReplicaNote};
 pub use observe::{Commit, TableChange};
 pub use rejoin_crdt::Value;
 pub use rejoin_crdt::site::SiteId;
 pub use rejoin_crdt::vector::VersionVector;
 pub use rejoin_wire::Relation;
+pub use replay::Replayed;
 pub use replica::{Options, Replica};
 pub use servers::{Pending, ServerNote};
 pub use session::{Cut, CutRequest, Head, Position};

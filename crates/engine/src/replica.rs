@@ -162,7 +162,7 @@ impl Replica {
         if self.site_id()? == other.site_id()? {
             other.new_site_id()?;
         }
-        let options = apply::Options { any_lineage: true, over_gap: false };
+        let options = apply::Options { any_lineage: true, ..apply::Options::default() };
         let take = |from: &Replica, to: &Replica| match from.changeset_for(&to.vector()?)? {
             Some(bytes) => match writing(&to.engine, || apply::apply(&to.engine, &bytes, options)) {
                 Err(Error::Gap { .. }) if from.server()?.is_some() => {

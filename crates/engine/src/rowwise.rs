@@ -115,6 +115,9 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
     let db_version = core.next_db_version().max(row.db_version);
     let accepted = merge_at(engine, core, row, site, db_version)?;
     core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
+    if accepted > 0 {
+        core.note_row_wise()?;
+    }
     Ok(accepted)
 }
 

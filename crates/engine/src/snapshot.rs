@@ -23,6 +23,8 @@ pub struct Snapshot {
     pub bytes: u64,
     /// The transactions that are in it.
     pub vector: VersionVector,
+    /// Below it, what was deleted is forgotten in it.
+    pub horizon: VersionVector,
     pub db_version: i64,
 }
 
@@ -91,7 +93,7 @@ fn finish(path: &Path, strip: &[&str]) -> Result<Snapshot> {
     let conn = Connection::open(path)?;
     // One sync at the end will do: nobody knows the file yet.
     conn.execute_batch("PRAGMA synchronous = OFF; PRAGMA secure_delete = ON; PRAGMA foreign_keys = OFF")?;
-    for table in strip {
+    for table in strip.iter().chain(&["crsql_replicas"]) {
         conn.execute_batch(&format!("DROP TABLE IF EXISTS main.{}", quote(table)))?;
     }
     let copy = Replica::attach(conn)?;
@@ -101,7 +103,12 @@ fn finish(path: &Path, strip: &[&str]) -> Result<Snapshot> {
         core.db.exec(OWN_NAMES)?;
         core.share()
     })?;
-    let snapshot = Snapshot { vector: copy.vector()?, db_version: copy.db_version()?, ..Snapshot::default() };
+    let snapshot = Snapshot {
+        vector: copy.vector()?,
+        horizon: copy.horizon()?,
+        db_version: copy.db_version()?,
+        ..Snapshot::default()
+    };
     drop(copy);
     let io = |e: std::io::Error| Error::State { why: format!("{}: {e}", path.display()) };
     let file = std::fs::File::open(path).map_err(io)?;

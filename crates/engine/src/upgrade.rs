@@ -147,6 +147,7 @@ impl Old {
             // Peers that run cr-sqlite count versions up from what they have seen; a clock that stamps the time of day
             // would win over all of their edits from now on. `crsql_config_set('clock', 'hlc')` when the last is gone.
             core.set_meta("clock", ValueRef::Text(b"lamport"))?;
+            core.set_meta("row-wise", ValueRef::Integer(1))?;
             core.set_meta("merge-equal-values", ValueRef::Integer(i64::from(self.merge_equal)))?;
             core.stale = true;
             core.refresh(true)?;

@@ -4,12 +4,15 @@ use std::borrow::Cow;
 use std::ops::Range;
 
 use rejoin_crdt::SiteId;
+use rejoin_crdt::vector::VersionVector;
 
 use crate::error::{Error, Result};
 use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX, TABLES_MAX, VERSION_MAX};
 use crate::record::{EmptyRange, Header, Transaction, has_duplicates};
 use crate::varint::Input;
-use crate::writer::{COMPRESSED, FORMAT, HASH_BYTES, HEAD_BYTES, MAGIC, checksum};
+use crate::writer::{
+    COMPRESSED, FORMAT, HAS_HORIZON, HAS_LINEAGE, HASH_BYTES, HEAD_BYTES, MAGIC, TAIL, checksum,
+};
 
 /// An LZ4 block cannot stand for more than this many times its length.
 const LZ4_RATIO_MAX: u64 = 255;
@@ -75,16 +78,15 @@ pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
     }
 }
 
-pub(crate) fn read_header(input: &mut Input<'_>) -> Result<Header> {
+/// The header, and the marks that say what else is there.
+pub(crate) fn read_header(input: &mut Input<'_>) -> Result<(Header, u8)> {
     let site = SiteId(input.array()?);
-    let lineage = match input.byte()? {
-        0 => None,
-        1 => Some(input.array()?),
-        _ => {
-            return Err(Error::Malformed { what: "a lineage that is neither there nor not" });
-        }
-    };
-    Ok(Header { site, lineage })
+    let marks = input.byte()?;
+    if marks & !(HAS_LINEAGE | HAS_HORIZON | TAIL) != 0 {
+        return Err(Error::Malformed { what: "unknown marks" });
+    }
+    let lineage = if marks & HAS_LINEAGE != 0 { Some(input.array()?) } else { None };
+    Ok((Header { site, lineage }, marks))
 }
 
 pub(crate) fn read_sites(input: &mut Input<'_>) -> Result<Vec<SiteId>> {
@@ -143,6 +145,29 @@ pub(crate) fn read_ranges(input: &mut Input<'_>, sites: usize) -> Result<Vec<Emp
         out.push(EmptyRange { site, from, to, chain });
     }
     Ok(out)
+}
+
+/// Ranges in any order as a vector. Ascending ones only grow it at its end: others could make it a long work.
+pub(crate) fn vector(mut ranges: Vec<(SiteId, u64, u64)>) -> VersionVector {
+    ranges.sort_unstable();
+    let mut vector = VersionVector::new();
+    ranges.into_iter().for_each(|(site, from, to)| vector.insert_range(site, from..=to));
+    vector
+}
+
+/// Below a horizon there is nothing to compare: no hashes.
+pub(crate) fn read_horizon(input: &mut Input<'_>, sites: &[SiteId]) -> Result<VersionVector> {
+    let mut ranges: Vec<(SiteId, u64, u64)> = Vec::new();
+    for _ in 0..input.count(3)? {
+        let site = site_index(input.varint()?, sites.len())?;
+        let from = version(input.varint()?)?;
+        let to = version(from.saturating_add(input.varint()?))?;
+        ranges.extend(sites.get(site as usize).map(|site| (*site, from, to)));
+    }
+    if ranges.is_empty() {
+        return Err(Error::Malformed { what: "a horizon without a range" });
+    }
+    Ok(vector(ranges))
 }
 
 pub(crate) fn read_name<'a>(input: &mut Input<'a>) -> Result<&'a str> {

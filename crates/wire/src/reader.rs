@@ -16,6 +16,7 @@ use crate::limits::BYTES_MAX;
 use crate::record::{EmptyRange, Header, RowRecord, Transaction};
 use crate::runs::{Bounds, RunReader};
 use crate::varint::Input;
+use crate::writer::{HAS_HORIZON, TAIL};
 
 /// A changeset, intact and with a well-formed front; its rows are checked as they are read.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Reader<'a> {
     transactions: Vec<Transaction>,
     empty_ranges: Vec<EmptyRange>,
     base: Vec<EmptyRange>,
+    horizon: VersionVector,
+    tail: bool,
     tables: Vec<Entry>,
     next: usize,
 }
@@ -50,13 +53,30 @@ impl<'a> Reader<'a> {
         let bytes_max = bytes_max.min(BYTES_MAX);
         let payload = front::payload(bytes, bytes_max)?;
         let mut input = Input::new(&payload);
-        let header = front::read_header(&mut input)?;
+        let (header, marks) = front::read_header(&mut input)?;
         let sites = front::read_sites(&mut input)?;
         let transactions = front::read_transactions(&mut input, sites.len())?;
         let empty_ranges = front::read_ranges(&mut input, sites.len())?;
         let base = front::read_ranges(&mut input, sites.len())?;
+        let horizon = if marks & HAS_HORIZON == 0 {
+            VersionVector::new()
+        } else {
+            front::read_horizon(&mut input, &sites)?
+        };
+        let tail = marks & TAIL != 0;
         let tables = front::read_tables(&mut input, payload.len())?;
-        Ok(Reader { payload, header, sites, transactions, empty_ranges, base, tables, next: 0 })
+        Ok(Reader {
+            payload,
+            header,
+            sites,
+            transactions,
+            empty_ranges,
+            base,
+            horizon,
+            tail,
+            tables,
+            next: 0,
+        })
     }
 
     pub fn header(&self) -> &Header {
@@ -80,32 +100,37 @@ impl<'a> Reader<'a> {
         &self.base
     }
 
+    /// Below it, its sender has forgotten what was deleted; empty: nothing was forgotten, or the sender does not say.
+    pub fn horizon(&self) -> &VersionVector {
+        &self.horizon
+    }
+
+    /// It goes on where the last one ended: the base names only the end of that one, not all that the sender holds.
+    pub fn is_tail(&self) -> bool {
+        self.tail
+    }
+
     /// The transactions that the changeset brings, those of which nothing is left included.
     pub fn brings(&self) -> VersionVector {
-        let mut all = self.ranges(&self.empty_ranges);
-        for t in &self.transactions {
-            if let Some(site) = self.sites.get(t.origin as usize) {
-                all.insert(*site, t.version);
-            }
-        }
-        all
+        let named = |t: &Transaction| Some((*self.sites.get(t.origin as usize)?, t.version, t.version));
+        let all = self.transactions.iter().filter_map(named).chain(self.ranges(&self.empty_ranges));
+        front::vector(all.collect())
+    }
+
+    /// The base as a vector.
+    pub fn builds_on(&self) -> VersionVector {
+        front::vector(self.ranges(&self.base).collect())
     }
 
     /// What its sender holds, as far as it says so: what it brings and what it builds on.
     pub fn holds(&self) -> VersionVector {
         let mut all = self.brings();
-        all.merge(&self.ranges(&self.base));
+        all.merge(&self.builds_on());
         all
     }
 
-    fn ranges(&self, ranges: &[EmptyRange]) -> VersionVector {
-        let mut all = VersionVector::new();
-        for r in ranges {
-            if let Some(site) = self.sites.get(r.site as usize) {
-                all.insert_range(*site, r.from..=r.to);
-            }
-        }
-        all
+    fn ranges<'r>(&'r self, ranges: &'r [EmptyRange]) -> impl Iterator<Item = (SiteId, u64, u64)> + 'r {
+        ranges.iter().filter_map(|r| Some((*self.sites.get(r.site as usize)?, r.from, r.to)))
     }
 
     pub fn table_count(&self) -> usize {

@@ -10,13 +10,14 @@
 //!
 //! payload:
 //!   16 bytes     site id of the sender
-//!   1 byte       1 if a lineage of 16 bytes follows, else 0
+//!   1 byte       marks: 1 = a lineage of 16 bytes follows, 2 = there is a horizon, 4 = a tail
 //!   sites        varint count, 16 bytes each
 //!   transactions varint count, each: varint (origin << 1 | relay); signed difference of the version to the last
 //!                version named for that origin (from 0); signed differences of clock and db_version to
 //!                the transaction before (from 0); nonce and chain, 8 bytes each, little-endian
 //!   empty ranges varint count, each: varint site; varint from; varint (to - from); chain, 8 bytes
 //!   base         as the empty ranges
+//!   horizon      if marked: varint count, each: varint site; varint from; varint (to - from)
 //!   tables       varint count, each: name; varint count of key columns, their names; varint count of other
 //!                columns, their names; varint count of rows; varint length of the body
 //!   bodies       of the tables in the same order, up to the end
@@ -36,6 +37,7 @@
 
 use std::collections::HashMap;
 
+use rejoin_crdt::vector::VersionVector;
 use rejoin_crdt::{SiteId, ValueRef};
 
 use crate::column::ColumnWriter;
@@ -49,6 +51,9 @@ use crate::varint;
 pub(crate) const MAGIC: [u8; 4] = *b"RJCS";
 pub(crate) const FORMAT: u8 = 1;
 pub(crate) const COMPRESSED: u8 = 1;
+pub(crate) const HAS_LINEAGE: u8 = 1;
+pub(crate) const HAS_HORIZON: u8 = 2;
+pub(crate) const TAIL: u8 = 4;
 pub(crate) const HEAD_BYTES: usize = 6;
 pub(crate) const HASH_BYTES: usize = 16;
 
@@ -68,6 +73,9 @@ pub struct Writer {
     transactions: Vec<Transaction>,
     empty_ranges: Vec<EmptyRange>,
     base: Vec<EmptyRange>,
+    /// Site, first and last version.
+    horizon: Vec<(u32, u64, u64)>,
+    tail: bool,
     tables: usize,
     directory: Vec<u8>,
     bodies: Vec<u8>,
@@ -93,6 +101,8 @@ impl Writer {
             transactions: Vec::new(),
             empty_ranges: Vec::new(),
             base: Vec::new(),
+            horizon: Vec::new(),
+            tail: false,
             tables: 0,
             directory: Vec::new(),
             bodies: Vec::new(),
@@ -131,6 +141,19 @@ impl Writer {
     /// Versions that the sender took the receiver to hold; `chain` of the last one, 0 if it is not known.
     pub fn base_range(&mut self, range: EmptyRange) {
         self.base.push(range);
+    }
+
+    /// Below it the sender has forgotten what was deleted.
+    pub fn horizon(&mut self, horizon: &VersionVector) {
+        for (site, ranges) in horizon.iter() {
+            let site = self.site(site);
+            self.horizon.extend(ranges.iter().map(|r| (site, *r.start(), *r.end())));
+        }
+    }
+
+    /// The base names only what the last changeset of the same stream ended with.
+    pub fn mark_tail(&mut self) {
+        self.tail = true;
     }
 
     /// About how many bytes `finish` would give without compression: to know when to end a cut.
@@ -266,7 +289,9 @@ impl Writer {
     /// Everything of the payload before the bodies.
     fn put_front(&self, out: &mut Vec<u8>) {
         out.extend_from_slice(self.header.site.as_bytes());
-        out.push(u8::from(self.header.lineage.is_some()));
+        let lineage = if self.header.lineage.is_some() { HAS_LINEAGE } else { 0 };
+        let horizon = if self.horizon.is_empty() { 0 } else { HAS_HORIZON };
+        out.push(lineage | horizon | if self.tail { TAIL } else { 0 });
         self.header.lineage.iter().for_each(|l| out.extend_from_slice(l));
         varint::put(out, self.sites.len() as u64);
         self.sites.iter().for_each(|s| out.extend_from_slice(s.as_bytes()));
@@ -292,6 +317,14 @@ impl Writer {
                 varint::put(out, r.from);
                 varint::put(out, r.to - r.from);
                 out.extend_from_slice(&r.chain.to_le_bytes());
+            }
+        }
+        if !self.horizon.is_empty() {
+            varint::put(out, self.horizon.len() as u64);
+            for (site, from, to) in &self.horizon {
+                varint::put(out, u64::from(*site));
+                varint::put(out, *from);
+                varint::put(out, to - from);
             }
         }
         varint::put(out, self.tables as u64);

@@ -6,6 +6,7 @@ mod conformance;
 mod cut;
 mod faults;
 mod fixture;
+mod horizon;
 mod properties;
 mod relation;
 mod replica;

@@ -65,6 +65,12 @@ fn changesets() {
 }
 
 #[test]
+fn collection_with_a_late_peer() {
+    let family = Family { replicas_max: 4, native: true, collection: true, ..Family::default() };
+    property("collection_with_a_late_peer", 60, &family);
+}
+
+#[test]
 fn changesets_and_row_wise() {
     let family = Family { replicas_max: 4, native: true, merges: true, failures: true, ..Family::default() };
     property("changesets_and_row_wise", 60, &family);

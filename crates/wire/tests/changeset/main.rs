@@ -3,6 +3,7 @@
 mod forge;
 mod frames;
 mod golden;
+mod horizon;
 mod hostile;
 mod misuse;
 mod model;

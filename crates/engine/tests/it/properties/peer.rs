@@ -37,7 +37,7 @@ pub struct Peer {
     pub adrift: bool,
     /// Rows that the open transaction updated, by table and key identity.
     updated: HashSet<(String, Key)>,
-    layout: u8,
+    pub layout: u8,
 }
 
 pub fn open(path: &Path) -> Check<rejoin::Replica> {
@@ -132,6 +132,40 @@ impl Peer {
             *slot = Some(open(&self.path)?);
         }
         slot.as_ref().ok_or_else(|| "no connection".to_owned())
+    }
+
+    /// A snapshot that goes on under this id.
+    pub fn snapshot(&mut self, path: &Path, site: SiteId) -> Check<PathBuf> {
+        told("snapshot", self.replica(0)?.snapshot_to(path, &[]))?;
+        drop(told("from snapshot", rejoin::Replica::from_snapshot(path))?);
+        let plain = told("open", Connection::open(path))?;
+        let set = "UPDATE crsql_sites SET site_id = ?1 WHERE ordinal = (SELECT value FROM crsql_meta WHERE name = 'site')";
+        told("site id", plain.execute(set, [site.as_bytes()]))?;
+        Ok(path.to_owned())
+    }
+
+    /// Goes on with a snapshot of another, and what only this one has.
+    pub fn start_over(
+        &mut self,
+        file: &Path,
+        tables: BTreeMap<String, (TableDef, bool)>,
+        layout: u8,
+    ) -> Check {
+        let fresh = open(file)?;
+        let replayed = told("replay", self.replica(0)?.replay_onto(&fresh))?;
+        if std::env::var("REJOIN_TRACE").is_ok() {
+            eprintln!("{} starts over: {replayed:?}", self.path.display());
+        }
+        drop(fresh);
+        self.reopen();
+        for rest in ["-wal", "-shm"] {
+            let mut path = self.path.clone().into_os_string();
+            path.push(rest);
+            let _ = std::fs::remove_file(path);
+        }
+        told("rename", std::fs::rename(file, &self.path))?;
+        (self.tables, self.layout, self.loose, self.adrift) = (tables, layout, true, true);
+        Ok(())
     }
 
     pub fn reopen(&mut self) {

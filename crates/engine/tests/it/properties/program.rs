@@ -73,6 +73,8 @@ pub enum Step {
     Rebuild(usize, String),
     Vacuum(usize),
     Reopen(usize),
+    /// All but the last replica exchange everything with one, and it forgets what they have acknowledged.
+    Collect(usize),
     Wait(i64),
 }
 
@@ -86,6 +88,8 @@ pub struct Family {
     pub migrations: bool,
     pub rebuilds: bool,
     pub replicas_max: usize,
+    /// Collection, with a last replica that nobody waits for.
+    pub collection: bool,
     /// Large transactions, so that metadata goes to blocks.
     pub bulk: bool,
 }
@@ -101,6 +105,7 @@ pub struct Program {
     pub owned: Vec<bool>,
     pub migrations: Vec<Op>,
     pub steps: Vec<Step>,
+    pub collection: bool,
 }
 
 fn column(name: &str, default: Value, not_null: bool) -> ColumnDef {
@@ -212,6 +217,7 @@ fn random_stmt(rng: &mut Rng, family: &Family, who: usize, replicas: usize, dept
             let from = (who + 1 + rng.below(replicas - 1)) % replicas;
             Stmt::Merge { from, pick: random_pick(rng) }
         }
+        14..=17 if family.collection => Stmt::One(Op::Delete { key: random_key(rng, &table), table }),
         12 if rng.one_in(3) => Stmt::NextVersion(rng.below(30) as i64),
         13 => Stmt::Look,
         _ => random_one(rng),
@@ -227,6 +233,8 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
         3 | 4 if family.migrations => Step::Migrate(who),
         5..=8 if family.native => Step::Native { from: who, to },
         9 => Step::Reopen(who),
+        26..=28 if family.collection => Step::Collect(who),
+        29 if family.collection => Step::Vacuum(who),
         10 => Step::Wait(rng.below(3) as i64),
         11..=14 if family.merges && replicas > 1 => Step::Write {
             who,
@@ -276,7 +284,8 @@ impl Program {
         let layouts = (0..replicas).map(|_| rng.below(8) as u8).collect();
         let count = if family.migrations { 1 + rng.below(4) } else { 0 };
         let migrations = (0..count).map(|n| random_migration(rng, n)).collect();
-        let steps = (0..3 + rng.below(25)).map(|_| random_step(rng, family, replicas)).collect();
+        let more = if family.collection { 20 } else { 0 };
+        let steps = (0..3 + more + rng.below(25)).map(|_| random_step(rng, family, replicas)).collect();
         Program {
             clocks: clocks.iter().map(|l| if *l { Clock::Lamport } else { Clock::Hlc }).collect(),
             skew_ms,
@@ -285,6 +294,7 @@ impl Program {
             owned,
             migrations,
             steps,
+            collection: family.collection,
         }
     }
 

@@ -1,0 +1,75 @@
+//! Starting over from a snapshot, with what only the old file has.
+
+use crate::apply::{self, Applied, Options};
+use crate::changeset::{make, wire};
+use crate::core::{Core, LogRow, Tail};
+use crate::cut::{Part, Reader};
+use crate::error::Result;
+use crate::replica::{Replica, writing};
+use rejoin_crdt::limits::check_col_version;
+use rejoin_sqlite::ValueRef;
+
+/// What of an old file went onto a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct Replayed {
+    /// Transactions that the snapshot lacked.
+    pub transactions: u64,
+    /// Changes of theirs that it took, in transactions of its own.
+    pub changes: u64,
+    /// Changes that lost, to other changes or because the row was deleted meanwhile.
+    pub lost: u64,
+}
+
+impl Replica {
+    /// For a replica that is below the horizon of others ([`crate::Error::BelowHorizon`]): what it has and the snapshot lacks is
+    /// written to that under its own site id, all or nothing, and the snapshot is what the replica goes on with.
+    ///
+    /// A change of a row that the snapshot does not know was made to a row that has been deleted, and that is forgotten: it is
+    /// lost, unless everything of the row is new. Tables that are not replicated stay behind, and what is noted of the server.
+    pub fn replay_onto(&self, snapshot: &Replica) -> Result<Replayed> {
+        let theirs = snapshot.vector()?;
+        // One state of the old file.
+        let parts = self.engine.scoped("crsql_replay", || {
+            let part = |part| make(&self.engine, Reader::Replay(&theirs, part)).map(|made| (part, made));
+            Ok([part(Part::Whole)?, part(Part::Rest)?])
+        })?;
+        let (lamport, high) = self.reading(|e| {
+            let core = e.core()?;
+            Ok((core.cfg.lamport, core.tail.high))
+        })?;
+        let clock = if lamport { "lamport" } else { "hlc" };
+        let engine = &snapshot.engine;
+        let mut replayed = Replayed { transactions: parts[0].1.versions, ..Replayed::default() };
+        writing(engine, || {
+            engine.scoped("crsql_replay", || {
+                crate::config::set(engine, "clock", ValueRef::Text(clock.as_bytes()))?;
+                for (part, made) in parts.iter().filter(|(_, made)| made.versions > 0) {
+                    let reader = rejoin_wire::Reader::open(&made.bytes).map_err(wire)?;
+                    let options = Options { any_lineage: true, over_gap: true, replay: Some(*part) };
+                    let Applied { cells_won, cells_lost, .. } =
+                        apply::apply_watched(engine, &reader, options, None)?;
+                    replayed.changes += cells_won;
+                    replayed.lost += cells_lost;
+                }
+                engine.core()?.go_on_from(high)?;
+                Ok(replayed)
+            })
+        })
+    }
+}
+
+impl Core {
+    /// What is written from here on comes after what the old file wrote, unless its clock was wrong.
+    fn go_on_from(&mut self, high: i64) -> Result<()> {
+        let (now, drift_ms) = ((self.now_ms)(), self.cfg.drift_ms);
+        if high <= self.tail.high || check_col_version(high, now, drift_ms).is_err() {
+            return Ok(());
+        }
+        let (lsn, db_version) = (self.tail.lsn + 1, self.tail.db_version);
+        let mark = LogRow { lsn, db_version, high, ..LogRow::default() };
+        self.write_log_row(&mark, &[])?;
+        self.tail = Tail { lsn, db_version, high, chain: 0 };
+        Ok(())
+    }
+}
