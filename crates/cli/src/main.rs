@@ -11,7 +11,7 @@ mod progress;
 mod stop;
 
 use clap::{Parser, Subcommand};
-use commands::{apply, changes, diff, import, init, merge, replicate, status, upgrade, verify};
+use commands::{apply, changes, compact, diff, import, init, merge, replicate, status, upgrade, verify};
 use failure::{Kind, Result};
 use std::process::ExitCode;
 
@@ -57,6 +57,7 @@ enum Command {
     Merge(merge::Args),
     Diff(diff::Args),
     Verify(verify::Args),
+    Compact(compact::Args),
     Upgrade(upgrade::Args),
 }
 
@@ -72,6 +73,7 @@ impl Command {
             Command::Merge(args) => merge::run(args),
             Command::Diff(args) => diff::run(args),
             Command::Verify(args) => verify::run(args),
+            Command::Compact(args) => compact::run(args),
             Command::Upgrade(args) => upgrade::run(args),
         }
     }

@@ -47,7 +47,7 @@ pub struct Cut {
     pub oversized: bool,
 }
 
-/// A place in the log of one replica between two commits. It means nothing to other replicas.
+/// A place in the log of one replica between two commits; later ones are larger. It means nothing to other replicas.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Position(pub i64);
 

@@ -1,5 +1,6 @@
 pub mod apply;
 pub mod changes;
+pub mod compact;
 pub mod diff;
 pub mod import;
 pub mod init;

@@ -1,7 +1,18 @@
 use crate::Folder;
 
-const COMMANDS: [&str; 10] =
-    ["init", "import", "replicate", "status", "changes", "apply", "merge", "diff", "verify", "upgrade"];
+const COMMANDS: [&str; 11] = [
+    "init",
+    "import",
+    "replicate",
+    "status",
+    "changes",
+    "apply",
+    "merge",
+    "diff",
+    "verify",
+    "compact",
+    "upgrade",
+];
 
 #[test]
 fn every_command_explains_itself_with_examples() {

@@ -1,6 +1,7 @@
 //! The `rejoin` command as a person or a script runs it: the real binary on real files.
 
 mod changesets;
+mod compact;
 mod files;
 mod help;
 mod import;
