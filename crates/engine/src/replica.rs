@@ -8,7 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::observe::Commit;
 use crate::{Applied, Report, SiteId, Status, VersionVector};
-use rejoin_sqlite::{Db, ValueRef};
+use rejoin_sqlite::{Db, ValueRef, ffi};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 use std::rc::Rc;
@@ -19,7 +19,8 @@ use std::rc::Rc;
 pub struct Options {
     /// Make the file if there is none.
     pub create: bool,
-    /// Only reading: nothing that the file has is changed, not even its metadata.
+    /// Only reading: nothing that the file has is changed, not even its metadata. A transaction that a dead writer left
+    /// unfinished is taken back, if that can be done.
     pub read_only: bool,
     /// Make the file this program's own, if it is not yet: no other program may write to it, and its changes are
     /// captured without triggers. Another connection must not be open on it.
@@ -56,7 +57,16 @@ impl Replica {
         if options.create && !options.read_only {
             flags |= OpenFlags::SQLITE_OPEN_CREATE;
         }
-        let replica = Replica::attach(Connection::open_with_flags(path, flags)?)?;
+        let path = path.as_ref();
+        let open = || Replica::attach(Connection::open_with_flags(path, flags)?);
+        let replica = match open() {
+            Err(Error::Sqlite(e)) if options.read_only && e.code == ffi::SQLITE_READONLY_ROLLBACK => {
+                // A writer died in the middle of a transaction. What it left can be taken back only by one who may write.
+                take_back(path).map_err(|_| Error::Sqlite(e))?;
+                open()
+            }
+            other => other,
+        }?;
         if options.owned {
             crate::mode::set(&replica.engine, ValueRef::Text(b"owned"))?;
         }
@@ -233,6 +243,14 @@ impl Replica {
             f(&self.engine)
         })
     }
+}
+
+/// Reads with the right to write, which rolls back what a rollback journal says is unfinished.
+fn take_back(path: &Path) -> rusqlite::Result<()> {
+    let flags =
+        OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_READ_WRITE;
+    let conn = Connection::open_with_flags(path, flags)?;
+    conn.query_row("SELECT count(*) FROM main.sqlite_schema", [], |_| Ok(()))
 }
 
 /// Runs `f` with the write lock held from the start. SQLite does not wait for another writer once a transaction has

@@ -7,6 +7,7 @@ mod help;
 mod import;
 mod init;
 mod interrupt;
+mod kill;
 mod merge;
 mod replicate;
 mod status;

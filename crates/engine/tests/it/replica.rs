@@ -43,6 +43,30 @@ fn the_state_outlives_the_connection() {
     assert_eq!(a.db_version().unwrap(), 2);
 }
 
+#[test]
+fn what_a_dead_writer_left_does_not_keep_a_reader_out() {
+    let files = Files::new();
+    let a = files.open("a.db", ITEMS);
+    run(
+        &a,
+        "PRAGMA journal_mode = DELETE; PRAGMA synchronous = FULL; PRAGMA cache_size = 5; INSERT INTO items(id) VALUES (1)",
+    );
+    run(
+        &a,
+        "BEGIN; INSERT INTO items(id, name) WITH RECURSIVE s(n) AS (VALUES (2) UNION ALL SELECT n + 1 FROM s WHERE n < 3000) \
+         SELECT n, 'some text that takes room' FROM s",
+    );
+    // Pages have left the cache: this is what a killed writer leaves.
+    files.copy("a.db", "dead.db");
+    files.copy("a.db-journal", "dead.db-journal");
+    let mut options = rejoin::Options::default();
+    options.read_only = true;
+    let dead = Replica::open_with(files.dir.path().join("dead.db"), options).unwrap();
+    assert_eq!(int(&dead, "SELECT count(*) FROM items"), 1);
+    assert!(dead.verify().unwrap().is_clean());
+    assert!(dead.connection().execute_batch("DELETE FROM items").is_err());
+}
+
 fn watch(r: &Replica) -> Rc<RefCell<Vec<Commit>>> {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let sink = Rc::clone(&seen);

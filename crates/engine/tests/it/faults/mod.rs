@@ -3,6 +3,7 @@
 //! A workload is a list of steps, each one transaction. It runs once undisturbed, which gives what must be seen after each
 //! step; then again for every point of failure, each time from the same start.
 
+mod carry_on;
 mod crash;
 mod inject;
 mod workloads;

@@ -49,7 +49,7 @@ fn series(from: u32, to: u32) -> String {
 
 /// The start and the steps.
 pub fn make(name: &str, disk: &Disk, setting: Setting) -> (Image, Vec<Step>) {
-    let adopted = || start(disk, setting, &[TABLES, &ADOPT.join("; "), &numbered(1, 20)]);
+    let adopted = || adopted(disk, setting);
     match name {
         "adopt" => adopt(disk, setting),
         "writes" => (adopted(), writes()),
@@ -66,6 +66,16 @@ pub fn make(name: &str, disk: &Disk, setting: Setting) -> (Image, Vec<Step>) {
         "automigrate" => (adopted(), automigrate()),
         _ => panic!("no workload has the name {name}"),
     }
+}
+
+/// Three replicated tables, one for each kind of key, of 20 rows.
+pub fn adopted(disk: &Disk, setting: Setting) -> Image {
+    start(disk, setting, &[&schema(), &numbered(1, 20)])
+}
+
+/// The tables of `adopted`, without rows.
+pub fn schema() -> String {
+    format!("{TABLES} {}", ADOPT.join("; "))
 }
 
 /// A file after these statements, closed.
