@@ -136,6 +136,7 @@ impl Core {
         let mut gone = VersionVector::new();
         gone.insert_range(site, common + 1..=u64::MAX);
         self.vector = self.vector.missing_from(&gone);
+        self.lower_horizon(&gone)?;
         let kept = self.chains_at(&[(site, common)])?.get(&(site, common)).copied();
         self.chains.insert(ordinal, (common, kept.unwrap_or(0)));
         let mut headers: HashMap<u64, Header> = HashMap::new();

@@ -286,6 +286,17 @@ impl Core {
         self.set_meta("horizon_at", ValueRef::Integer(self.cfg.horizon_at))
     }
 
+    /// What is not held any more is not below the horizon either; what was deleted there stays forgotten.
+    pub fn lower_horizon(&mut self, gone: &VersionVector) -> Result<()> {
+        let horizon = self.cfg.horizon.missing_from(gone);
+        if horizon == self.cfg.horizon {
+            return Ok(());
+        }
+        self.set_meta("horizon", ValueRef::Blob(&horizon.encode()))?;
+        self.cfg.horizon = horizon;
+        Ok(())
+    }
+
     /// Deletions that wait for their table, and what else waits.
     fn collect_parked(&mut self, below: &Below, living: &mut Living) -> Result<u64> {
         let mut q = self.db.prepare_transient("SELECT id, cid, cl, db_version FROM main.crsql_parked")?;

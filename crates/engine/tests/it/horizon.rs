@@ -314,3 +314,20 @@ fn row_wise_exchange_is_remembered() {
     pull(&b, &a).unwrap();
     assert!(!a.exchanged_row_wise().unwrap());
 }
+
+#[test]
+fn a_fork_takes_its_versions_out_of_the_horizon() {
+    let files = Files::new();
+    let a = files.open("a.db", ITEMS);
+    run(&a, "INSERT INTO items(id, name) VALUES (1, 'common')");
+    let site = a.site_id().unwrap();
+    run(&a, "UPDATE items SET name = 'mine'; INSERT INTO items(id) VALUES (2); DELETE FROM items WHERE id = 2");
+    collect_all(&a);
+    a.give_way(site, 1).unwrap();
+    assert_eq!(a.horizon().unwrap().max(&site), 1);
+    assert!(a.vector().unwrap().covers(&a.horizon().unwrap()));
+    assert_sound(&a);
+    let b = files.open("b.db", ITEMS);
+    pull(&a, &b).unwrap();
+    assert_equal(&a, &b, "items");
+}
