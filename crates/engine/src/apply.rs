@@ -115,6 +115,9 @@ pub fn apply_watched(
     options: Options,
     watch: Option<&mut dyn Watch>,
 ) -> Result<Applied> {
+    if reader.is_row_states() {
+        return Err(malformed("these are row states, which are adopted or merged as such"));
+    }
     engine.make_ready()?;
     // What this transaction wrote before is not undone with a refused changeset.
     engine.flush()?;
@@ -374,7 +377,7 @@ struct Applying<'a> {
 
 impl<'a> Applying<'a> {
     fn new(engine: &'a Engine, core: &'a mut Core, reader: &'a Reader<'a>) -> Applying<'a> {
-        let now = (core.now_ms)();
+        let now = core.now();
         Applying {
             versions: vec![None; reader.transactions().len()],
             empty: Vec::new(),

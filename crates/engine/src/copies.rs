@@ -169,18 +169,7 @@ impl Core {
         }
         self.forget_vector(ordinal)?;
         self.save_whole_vector()?;
-        // A row without a version, at the end, so that other connections see that they must read all again.
-        let mark = LogRow {
-            lsn: self.tail.lsn + 1,
-            db_version: self.tail.db_version,
-            high: self.tail.high,
-            ..LogRow::default()
-        };
-        self.write_log_row(&mark, &[])?;
-        (self.tail.lsn, self.tail.chain) = (mark.lsn, 0);
-        self.fold()?;
-        self.txn.rows_stale = true;
-        self.settle_rows()
+        self.mark_rewritten()
     }
 
     /// The next transaction of a site, held from here on.

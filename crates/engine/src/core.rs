@@ -34,6 +34,8 @@ pub struct Config {
     /// Nobody writes under the site id of this file yet.
     pub snapshot: bool,
     pub drift_ms: i64,
+    /// What is added to the machine's clock: how far a server's is ahead of it.
+    pub clock_offset_ms: i64,
     /// The schema version that the metadata was last reconciled with.
     pub schema: i64,
 }
@@ -400,6 +402,7 @@ impl Core {
                 b"horizon_at" => c.horizon_at = int,
                 b"snapshot" => c.snapshot = int != 0,
                 b"drift-ms" => c.drift_ms = int,
+                b"clock-offset" => c.clock_offset_ms = int,
                 b"schema" => c.schema = int,
                 b"altering" => altering = crate::catalog::text(q.column_text(1)),
                 _ => {}
@@ -513,6 +516,11 @@ impl Core {
             self.vector_dirty.insert(h.site);
         }
         Ok(())
+    }
+
+    /// The time, Unix milliseconds, as the server tells it.
+    pub fn now(&self) -> i64 {
+        (self.now_ms)().saturating_add(self.cfg.clock_offset_ms)
     }
 
     pub fn own_site(&self) -> SiteId {

@@ -427,7 +427,7 @@ impl Core {
     pub fn mint(&mut self) {
         if self.txn.clock.is_none() && !self.cfg.lamport {
             let high = self.tail.high.max(self.txn.high);
-            self.txn.clock = Some(hlc::mint(high, (self.now_ms)()));
+            self.txn.clock = Some(hlc::mint(high, self.now()));
         }
     }
 

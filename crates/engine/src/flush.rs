@@ -101,16 +101,18 @@ impl Core {
     }
 
     /// Whether a version belongs to an earlier transaction, whose log rows stand.
-    fn is_past(&self, db_version: i64) -> bool {
+    pub fn is_past(&self, db_version: i64) -> bool {
         let txn = &self.txn;
         let base = txn.base_db_version - i64::from(txn.at_current);
         db_version <= base && !txn.rows.iter().any(|r| r.db_version == db_version)
     }
 
-    /// Names a row at its place now in the log rows of earlier changes.
+    /// Names a row at its place now in the log rows of earlier changes. Empty versions may stand under the same
+    /// db_version, and what is named by them would not leave with its transaction.
     fn name_in_past(&mut self, tbl: u32, loc: &Loc, versions: &[i64]) -> Result<()> {
         for &db_version in versions {
-            if let Some(at) = self.txn.rows.iter().rposition(|r| r.db_version == db_version) {
+            let of = |r: &LogRow| r.db_version == db_version && r.changes.empty_from.is_none();
+            if let Some(at) = self.txn.rows.iter().rposition(of) {
                 // An earlier flush of this transaction wrote it.
                 let mut row = self.txn.rows.swap_remove(at);
                 let list = row.changes.tables.entry(tbl).or_default();
@@ -123,7 +125,7 @@ impl Core {
             }
             let first = self.first_log_row(db_version)?;
             let Some((rows, _)) = self.log_unit(first)? else { continue };
-            let Some(mut row) = rows.into_iter().rfind(|r| r.db_version == db_version) else { continue };
+            let Some(mut row) = rows.into_iter().rfind(of) else { continue };
             let list = row.changes.tables.entry(tbl).or_default();
             list.name(loc);
             list.tidy();

@@ -28,6 +28,11 @@ CREATE TABLE main.crsql_parked(
   seq INTEGER NOT NULL, reason TEXT NOT NULL, UNIQUE(tbl, pk, cid));
 CREATE INDEX main.crsql_parked_version ON crsql_parked(db_version);
 CREATE TABLE main.crsql_rowids(name TEXT PRIMARY KEY);
+CREATE TABLE main.crsql_rejected(
+  \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val, col_version INTEGER NOT NULL, site_id BLOB NOT NULL,
+  version INTEGER NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
+  PRIMARY KEY(version, site_id, \"table\", pk, cid)) WITHOUT ROWID;
+CREATE TABLE main.crsql_wanted(tbl TEXT NOT NULL COLLATE NOCASE, pk BLOB NOT NULL, PRIMARY KEY(tbl, pk)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS main.crsql_tracked_peers(
   \"site_id\" BLOB NOT NULL, \"version\" INTEGER NOT NULL, \"seq\" INTEGER DEFAULT 0, \"tag\" INTEGER,
   \"event\" INTEGER, PRIMARY KEY (\"site_id\", \"tag\", \"event\")) STRICT;

@@ -61,6 +61,8 @@ pub fn register(engine: &Rc<Engine>) -> Result<()> {
         ("crsql_apply_changeset", 1, direct, exchange::apply_changeset),
         ("crsql_new_site_id", 0, direct, exchange::new_site_id),
         ("crsql_vector", 0, plain, exchange::vector),
+        ("crsql_rejected_retry", -1, direct, crate::rejected::sql_retry),
+        ("crsql_rejected_drop", -1, direct, crate::rejected::sql_drop),
     ];
     for (name, args, flags, body) in all {
         engine.db.create_function(name, *args, *flags, Rc::clone(engine), *body)?;

@@ -1,6 +1,7 @@
 //! Replicated SQLite: ordinary tables that every device writes at once and that become equal when devices meet.
 #![forbid(unsafe_code)]
 
+mod adopt;
 mod alter;
 mod apply;
 mod automigrate;
@@ -41,9 +42,13 @@ mod mode;
 mod observe;
 mod parked;
 mod peers;
+mod place;
+mod rejected;
 mod relation;
 mod replay;
 mod replica;
+mod restamp;
+mod rowstate;
 mod rowwise;
 mod schema;
 mod servers;
@@ -53,6 +58,7 @@ mod status;
 mod store;
 mod stream;
 mod tokens;
+mod told;
 mod unpack;
 mod upgrade;
 mod value;
@@ -60,6 +66,7 @@ mod verify;
 mod void;
 mod vtab;
 
+pub use adopt::{Adopted, CODE_DEPENDS};
 pub use apply::Applied;
 pub use checked::{
     CODE_CONSTRAINT, CODE_INCOMPLETE, Checked, Checker, Missing, Op, Refusal, Rejection, RowFacts, RowKey,
@@ -68,6 +75,7 @@ pub use checked::{
 pub use error::{Error, Result};
 pub use horizon::{Collected, ReplicaNote};
 pub use observe::{Commit, TableChange};
+pub use rejected::RejectedCell;
 pub use rejoin_crdt::Value;
 pub use rejoin_crdt::site::SiteId;
 pub use rejoin_crdt::vector::VersionVector;

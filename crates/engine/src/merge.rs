@@ -49,7 +49,7 @@ pub struct Writers {
 
 /// How values enter the table.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Way {
+pub enum Way {
     Insert,
     Replace,
     Update,
@@ -202,7 +202,7 @@ impl Core {
     }
 
     /// Whether a living row stands in the table; it does not while values are missing or refused.
-    fn is_visible(&mut self, work: &Work) -> Result<bool> {
+    pub fn is_visible(&mut self, work: &Work) -> Result<bool> {
         if !work.meta.is_alive() {
             return Ok(false);
         }
@@ -627,7 +627,7 @@ fn values<'v>(t: &Table, cells: &[Cell<'v>], params: &mut Params<'v>) {
 }
 
 /// Puts a row with these cells into the table, in the place of whatever stands there.
-fn put_row(
+pub fn put_row(
     engine: &Engine,
     core: &mut Core,
     work: &mut Work,
@@ -661,7 +661,7 @@ fn put_row(
 }
 
 /// REPLACE journals each page that it touches, in case that it must be undone: only where a row is in the way.
-const PUT: [Way; 2] = [Way::Insert, Way::Replace];
+pub const PUT: [Way; 2] = [Way::Insert, Way::Replace];
 
 /// A row stands there although the metadata does not know it.
 fn is_taken(code: i32) -> bool {
@@ -680,7 +680,7 @@ fn row_param<'a>(work: &'a Work, params: &mut Params<'a>) -> Result<()> {
     Ok(())
 }
 
-fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) -> Result<()> {
+pub fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) -> Result<()> {
     if cells.is_empty() {
         return Ok(());
     }
@@ -698,7 +698,7 @@ fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_>]) 
     done?.map_err(|e| constraint(&t, e))
 }
 
-fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
+pub fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
     let t = Rc::clone(&work.table);
     let mut w = core.writers(&t);
     if w.delete.is_none() {
@@ -722,7 +722,7 @@ fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
 }
 
 /// Shows the key in the winning spelling.
-fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
+pub fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
     let t = &work.table;
     let set: Vec<String> =
         t.keys.iter().enumerate().map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1)).collect();

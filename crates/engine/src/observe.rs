@@ -48,6 +48,8 @@ pub struct Notes {
     /// The `base_db_version` at first, and after each step to another transaction of the log.
     bases: Vec<i64>,
     marks: Vec<Mark>,
+    /// Rows are told as a whole: which changes they have now came with other transactions.
+    whole: bool,
 }
 
 struct Mark {
@@ -68,6 +70,7 @@ impl Notes {
             self.bases.push(before);
         }
         self.bases.push(now);
+        self.whole = false;
     }
 
     pub fn base(&self) -> Option<i64> {
@@ -88,7 +91,18 @@ impl Notes {
         self.bases.truncate(bases.max(1));
     }
 
+    /// A row that came into another state, whoever wrote what it has now.
+    pub fn note_whole(&mut self, work: &Work, db_version: i64) {
+        let (table, key) = (Rc::clone(&work.table), shown(work));
+        let noted = Noted { db_version, foreign: true, table, key, columns: ColSet::EMPTY, life: true };
+        self.noted.push(noted);
+        self.whole = true;
+    }
+
     pub fn note(&mut self, work: &Work, own: u32) {
+        if self.whole {
+            return;
+        }
         for &db_version in &work.touched {
             let meta = &work.meta;
             let sentinel = meta.sentinel.filter(|s| s.db_version == db_version);
@@ -102,14 +116,19 @@ impl Notes {
             if !life && columns.is_empty() {
                 continue;
             }
-            let key = match (&work.spelling, &work.key, work.row) {
-                (Some(key), _, _) | (None, Some(key), _) if work.table.kind != KeyKind::RowId => key.to_vec(),
-                (_, _, Some(row)) => rejoin_crdt::key::pack([ValueRef::Int(row)]).unwrap_or_default(),
-                _ => Vec::new(),
-            };
+            let key = shown(work);
             let table = Rc::clone(&work.table);
             self.noted.push(Noted { db_version, foreign, table, key, columns, life });
         }
+    }
+}
+
+/// The packed key that a row shows.
+fn shown(work: &Work) -> Vec<u8> {
+    match (&work.spelling, &work.key, work.row) {
+        (Some(key), _, _) | (None, Some(key), _) if work.table.kind != KeyKind::RowId => key.to_vec(),
+        (_, _, Some(row)) => rejoin_crdt::key::pack([ValueRef::Int(row)]).unwrap_or_default(),
+        _ => Vec::new(),
     }
 }
 

@@ -39,7 +39,7 @@ impl Reason {
 }
 
 /// One change as it came, with local ordinals and versions.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Parked {
     pub id: i64,
     pub table: String,

@@ -26,7 +26,8 @@ impl Replica {
     /// written to that under its own site id, all or nothing, and the snapshot is what the replica goes on with.
     ///
     /// A change of a row that the snapshot does not know was made to a row that has been deleted, and that is forgotten: it is
-    /// lost, unless everything of the row is new. Tables that are not replicated stay behind, and what is noted of the server.
+    /// lost, unless everything of the row is new. Tables that are not replicated stay behind, and what is noted of the server;
+    /// what was rejected comes along.
     pub fn replay_onto(&self, snapshot: &Replica) -> Result<Replayed> {
         let theirs = snapshot.vector()?;
         // One state of the old file.
@@ -34,10 +35,11 @@ impl Replica {
             let part = |part| make(&self.engine, Reader::Replay(&theirs, part)).map(|made| (part, made));
             Ok([part(Part::Whole)?, part(Part::Rest)?])
         })?;
-        let (lamport, high) = self.reading(|e| {
+        let (lamport, high, offset_ms) = self.reading(|e| {
             let core = e.core()?;
-            Ok((core.cfg.lamport, core.tail.high))
+            Ok((core.cfg.lamport, core.tail.high, core.cfg.clock_offset_ms))
         })?;
+        let rejected = self.rejected()?;
         let clock = if lamport { "lamport" } else { "hlc" };
         let engine = &snapshot.engine;
         let mut replayed = Replayed { transactions: parts[0].1.versions, ..Replayed::default() };
@@ -52,7 +54,10 @@ impl Replica {
                     replayed.changes += cells_won;
                     replayed.lost += cells_lost;
                 }
-                engine.core()?.go_on_from(high)?;
+                let mut core = engine.core()?;
+                crate::restamp::set_offset(&mut core, offset_ms)?;
+                rejected.iter().try_for_each(|cell| cell.put(&core))?;
+                core.go_on_from(high)?;
                 Ok(replayed)
             })
         })
@@ -62,7 +67,7 @@ impl Replica {
 impl Core {
     /// What is written from here on comes after what the old file wrote, unless its clock was wrong.
     fn go_on_from(&mut self, high: i64) -> Result<()> {
-        let (now, drift_ms) = ((self.now_ms)(), self.cfg.drift_ms);
+        let (now, drift_ms) = (self.now(), self.cfg.drift_ms);
         if high <= self.tail.high || check_col_version(high, now, drift_ms).is_err() {
             return Ok(());
         }

@@ -160,6 +160,73 @@ impl Replica {
         writing(&self.engine, || crate::void::record(&self.engine, voids))
     }
 
+    /// Everything that is known here of some rows, for one who is to adopt it ([`Replica::adopt`]) or to merge it
+    /// ([`Replica::merge_rows`]). A row that is not known here is said not to be.
+    pub fn row_states(&self, rows: &[crate::RowKey]) -> Result<Vec<u8>> {
+        crate::rowstate::make(&self.engine, rows)
+    }
+
+    /// Takes back what the server has rejected: moves it, and what was written later to the same rows, to `crsql_rejected`,
+    /// makes these transactions void, and puts every row that they touched into the server's state, with what else was
+    /// written here and the server lacks merged on top. One commit; nothing is done while states are lacking
+    /// ([`crate::Adopted::wanted`]). What was adopted before is answered again.
+    ///
+    /// `rows` are row states of the server, made after it rejected; of a row that is in several the last counts. The caller
+    /// answers for the sites: only transactions of sites that are or were this replica's own can be given up.
+    pub fn adopt(&self, rejections: &[crate::Rejection], rows: &[&[u8]]) -> Result<crate::Adopted> {
+        writing(&self.engine, || crate::adopt::adopt(&self.engine, rejections, rows))
+    }
+
+    /// Merges the server's state of rows, also cells of transactions that are held here and lost a comparison that
+    /// would end otherwise now. Answers how many rows changed.
+    pub fn merge_rows(&self, rows: &[u8]) -> Result<u64> {
+        writing(&self.engine, || crate::adopt::merge_rows(&self.engine, rows))
+    }
+
+    /// After the clock was found wrong: stamps the own transactions that `acknowledged` lacks anew, `shift_ms` later than
+    /// they are, and adds `shift_ms` to the clock from here on. Answers the rows whose state the server is to be asked for
+    /// and that are to be merged then ([`Replica::rows_wanted`]).
+    pub fn restamp(&self, acknowledged: &VersionVector, shift_ms: i64) -> Result<Vec<crate::RowKey>> {
+        writing(&self.engine, || crate::restamp::restamp(&self.engine, acknowledged, shift_ms))
+    }
+
+    /// The rows that the server is to be asked for, and whose state is to be merged ([`Replica::merge_rows`]): they were stamped
+    /// anew, or lost what the server did not have when it told of them. While there are any, the replica is not in sync.
+    pub fn rows_wanted(&self) -> Result<Vec<crate::RowKey>> {
+        self.reading(|e| e.core()?.rows_wanted())
+    }
+
+    /// The time as the server tells it, Unix milliseconds: the machine's clock and the offset in the file.
+    pub fn now_ms(&self) -> Result<i64> {
+        self.reading(|e| Ok(e.core()?.now()))
+    }
+
+    /// How far the server's clock is ahead of this machine's, as the file has it.
+    pub fn clock_offset_ms(&self) -> Result<i64> {
+        self.reading(|e| Ok(e.core()?.cfg.clock_offset_ms))
+    }
+
+    /// Corrects the clock from here on; what is written stays as it is.
+    pub fn set_clock_offset_ms(&self, offset_ms: i64) -> Result<()> {
+        crate::session::settled(&self.engine, |core| crate::restamp::set_offset(core, offset_ms))
+    }
+
+    /// What this replica wrote and its server did not take; `crsql_rejected`.
+    pub fn rejected(&self) -> Result<Vec<crate::RejectedCell>> {
+        self.reading(crate::rejected::all)
+    }
+
+    /// Writes a rejected transaction's values again, as a new transaction, and forgets the old one;
+    /// `crsql_rejected_retry`. The site need be named only where two sites have that version.
+    pub fn retry_rejected(&self, version: u64, site: Option<SiteId>) -> Result<u64> {
+        writing(&self.engine, || crate::rejected::retry(&self.engine, version, site))
+    }
+
+    /// Forgets a rejected transaction; `crsql_rejected_drop`.
+    pub fn drop_rejected(&self, version: u64, site: Option<SiteId>) -> Result<u64> {
+        writing(&self.engine, || crate::rejected::drop(&self.engine, version, site))
+    }
+
     /// Applies a changeset whole, or not at all if it is refused: [`Error::Gap`] says that it was made for a replica
     /// that has more than this one, and that one made for [`Replica::vector`] is needed.
     pub fn apply_changeset(&self, bytes: &[u8]) -> Result<Applied> {

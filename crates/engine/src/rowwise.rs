@@ -70,7 +70,7 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
             return Err(bad("site_id must be a blob of 16 bytes, or NULL for this replica"));
         }
     };
-    let now = (core.now_ms)();
+    let now = core.now();
     let cid = name("cid", v(2))?;
     let col_version = int("col_version", v(4))?;
     let cl = check_cl(int("cl", v(7))?).map_err(poison)?;

@@ -11,7 +11,7 @@ use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX, TABLES_MAX, VERSION_MAX};
 use crate::record::{EmptyRange, Header, Transaction, has_duplicates};
 use crate::varint::Input;
 use crate::writer::{
-    COMPRESSED, FORMAT, HAS_HORIZON, HAS_LINEAGE, HASH_BYTES, HEAD_BYTES, MAGIC, TAIL, checksum,
+    COMPRESSED, FORMAT, HAS_HORIZON, HAS_LINEAGE, HASH_BYTES, HEAD_BYTES, MAGIC, ROW_STATES, TAIL, checksum,
 };
 
 /// An LZ4 block cannot stand for more than this many times its length.
@@ -35,8 +35,8 @@ pub(crate) struct Names {
     pub(crate) count: usize,
 }
 
-/// The payload of a changeset whose checksum is right.
-pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
+/// The payload of a changeset whose checksum is right, and whether it is one of row states.
+pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<(Cow<'_, [u8]>, bool)> {
     const TOO_LARGE: &str = "bytes of a changeset";
     if bytes.len() > bytes_max {
         return Err(Error::TooLarge { what: TOO_LARGE, limit: bytes_max as u64 });
@@ -58,11 +58,12 @@ pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
         return Err(Error::UnsupportedVersion { version });
     }
     let flags = input.byte()?;
-    if flags & !COMPRESSED != 0 {
+    if flags & !(COMPRESSED | ROW_STATES) != 0 {
         return Err(Error::Malformed { what: "unknown flags" });
     }
+    let row_states = flags & ROW_STATES != 0;
     if flags & COMPRESSED == 0 {
-        return Ok(Cow::Borrowed(input.take(input.len())?));
+        return Ok((Cow::Borrowed(input.take(input.len())?), row_states));
     }
     let len = input.varint()?;
     if len > bytes_max as u64 {
@@ -73,7 +74,7 @@ pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<Cow<'_, [u8]>> {
     }
     let mut out = vec![0; len as usize];
     match lz4_flex::block::decompress_into(input.take(input.len())?, &mut out) {
-        Ok(n) if n == out.len() => Ok(Cow::Owned(out)),
+        Ok(n) if n == out.len() => Ok((Cow::Owned(out), row_states)),
         _ => Err(Error::Malformed { what: "the compressed bytes cannot be read" }),
     }
 }

@@ -22,6 +22,7 @@ use crate::writer::{HAS_HORIZON, TAIL};
 #[derive(Debug)]
 pub struct Reader<'a> {
     payload: Cow<'a, [u8]>,
+    row_states: bool,
     header: Header,
     sites: Vec<SiteId>,
     transactions: Vec<Transaction>,
@@ -51,7 +52,7 @@ impl<'a> Reader<'a> {
     /// Opens a changeset that has at most `bytes_max` bytes, as it is and after decompression.
     pub fn open_bounded(bytes: &'a [u8], bytes_max: usize) -> Result<Reader<'a>> {
         let bytes_max = bytes_max.min(BYTES_MAX);
-        let payload = front::payload(bytes, bytes_max)?;
+        let (payload, row_states) = front::payload(bytes, bytes_max)?;
         let mut input = Input::new(&payload);
         let (header, marks) = front::read_header(&mut input)?;
         let sites = front::read_sites(&mut input)?;
@@ -67,6 +68,7 @@ impl<'a> Reader<'a> {
         let tables = front::read_tables(&mut input, payload.len())?;
         Ok(Reader {
             payload,
+            row_states,
             header,
             sites,
             transactions,
@@ -77,6 +79,11 @@ impl<'a> Reader<'a> {
             tables,
             next: 0,
         })
+    }
+
+    /// Whether this is no cut but all that is known of some rows.
+    pub fn is_row_states(&self) -> bool {
+        self.row_states
     }
 
     pub fn header(&self) -> &Header {
@@ -159,6 +166,7 @@ impl<'a> Reader<'a> {
             transactions: self.transactions.len(),
             sites: self.sites.len(),
             columns: entry.columns.count,
+            absent: self.row_states,
         };
         let body = self.payload.get(entry.body.clone()).unwrap_or_default();
         TableReader::open(self.info(entry), body, bounds)

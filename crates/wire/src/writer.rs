@@ -4,7 +4,7 @@
 //! offset  bytes  content
 //!      0      4  magic "RJCS"
 //!      4      1  format version, 1
-//!      5      1  flags: 1 = payload compressed with LZ4 (block format)
+//!      5      1  flags: 1 = payload compressed with LZ4 (block format), 2 = row states
 //!      6      *  payload; compressed: varint of its length, then the LZ4 block
 //!   n-16     16  first 16 bytes of the BLAKE3 hash of everything before
 //!
@@ -51,6 +51,7 @@ use crate::varint;
 pub(crate) const MAGIC: [u8; 4] = *b"RJCS";
 pub(crate) const FORMAT: u8 = 1;
 pub(crate) const COMPRESSED: u8 = 1;
+pub(crate) const ROW_STATES: u8 = 2;
 pub(crate) const HAS_LINEAGE: u8 = 1;
 pub(crate) const HAS_HORIZON: u8 = 2;
 pub(crate) const TAIL: u8 = 4;
@@ -68,6 +69,7 @@ pub(crate) fn checksum(bytes: &[u8]) -> [u8; HASH_BYTES] {
 #[derive(Debug)]
 pub struct Writer {
     header: Header,
+    row_states: bool,
     sites: Vec<SiteId>,
     site_index: HashMap<SiteId, u32>,
     transactions: Vec<Transaction>,
@@ -96,6 +98,7 @@ impl Writer {
     pub fn new(header: Header) -> Writer {
         Writer {
             header,
+            row_states: false,
             sites: Vec::new(),
             site_index: HashMap::new(),
             transactions: Vec::new(),
@@ -109,6 +112,12 @@ impl Writer {
             table: None,
             failed: None,
         }
+    }
+
+    /// What follows is all that is known of some rows, and no cut: the base says what their sender holds.
+    pub fn row_states(mut self) -> Writer {
+        self.row_states = true;
+        self
     }
 
     /// The index of a site, which is listed at its first mention.
@@ -218,6 +227,7 @@ impl Writer {
                     transactions: self.transactions.len(),
                     sites: self.sites.len(),
                     columns: table.columns.len(),
+                    absent: self.row_states,
                 };
                 table.row(key, record, values, &bounds)
             }
@@ -253,7 +263,7 @@ impl Writer {
         }
         let mut front = Vec::with_capacity(self.directory.len() + 256);
         front.extend_from_slice(&MAGIC);
-        front.extend_from_slice(&[FORMAT, 0]);
+        front.extend_from_slice(&[FORMAT, if self.row_states { ROW_STATES } else { 0 }]);
         self.put_front(&mut front);
         let mut out = in_front(front, std::mem::take(&mut self.bodies));
         if out.len() + HASH_BYTES > BYTES_MAX {
@@ -334,11 +344,12 @@ impl Writer {
 
 /// `plain` with its payload compressed; `plain` itself if that is not larger.
 fn compressed(plain: Vec<u8>) -> Vec<u8> {
+    let flags = plain.get(HEAD_BYTES - 1).copied().unwrap_or_default();
     let payload = plain.get(HEAD_BYTES..).unwrap_or_default();
     let block = lz4_flex::block::compress(payload);
     let mut out = Vec::with_capacity(block.len() + 32);
     out.extend_from_slice(&MAGIC);
-    out.extend_from_slice(&[FORMAT, COMPRESSED]);
+    out.extend_from_slice(&[FORMAT, flags | COMPRESSED]);
     varint::put(&mut out, payload.len() as u64);
     out.extend_from_slice(&block);
     if out.len() < plain.len() { out } else { plain }

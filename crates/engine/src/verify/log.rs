@@ -178,8 +178,9 @@ impl Listed {
             let rows = &self.index.rows;
             // Falling versions are reported already; then this may look in vain.
             let from = rows.partition_point(|r| r.db_version < version);
-            let lsns: Vec<i64> =
-                rows.iter().skip(from).take_while(|r| r.db_version == version).map(|r| r.lsn).collect();
+            let of = rows.iter().skip(from).take_while(|r| r.db_version == version);
+            // Nothing is left of an empty version: what its row names leaves with no transaction.
+            let lsns: Vec<i64> = of.filter(|r| !r.empty).map(|r| r.lsn).collect();
             if lsns.is_empty() {
                 return Ok(Verdict::NoVersion);
             }

@@ -649,3 +649,20 @@ fn damaged_bytes_change_nothing() {
     b.apply_changeset(&good).unwrap();
     assert_equal(&a, &b, "items");
 }
+
+/// A row that moves is named again where its cells were written; empty versions of others may stand under the same number.
+#[test]
+fn a_row_that_moves_leaves_with_its_own_transaction() {
+    let files = Files::new();
+    let schema = "CREATE TABLE o(k TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('o');";
+    let (a, b) = (files.open("a.db", schema), files.open("b.db", schema));
+    run(&a, "INSERT INTO o VALUES ('d', 1)");
+    let site = rejoin::SiteId([7; 16]);
+    let void = rejoin::Void { site, version: 1, nonce: 5, chain: rejoin_crdt::chain::next(0, 1, 5) };
+    assert_eq!((a.void(&[void]).unwrap(), b.void(&[void]).unwrap()), (1, 1));
+    assert_eq!(int(&a, "SELECT count(DISTINCT db_version) FROM crsql_log"), 1);
+    run(&a, "UPDATE o SET rowid = 70 WHERE k = 'd'");
+    assert!(a.verify().unwrap().is_clean());
+    pull(&a, &b).unwrap();
+    assert_eq!(int(&b, "SELECT v FROM o WHERE k = 'd'"), 1);
+}

@@ -1,5 +1,6 @@
 //! The engine through its Rust API and SQL surface, on real files.
 
+mod adopt;
 mod changeset;
 mod checked;
 mod conformance;
@@ -10,6 +11,7 @@ mod horizon;
 mod properties;
 mod relation;
 mod replica;
+mod restamp;
 mod snapshot;
 mod sql;
 mod surface;

@@ -30,7 +30,7 @@ pub(crate) use write::RunWriter;
 
 use rejoin_crdt::meta::Sentinel;
 
-use crate::limits::VERSION_MAX;
+use crate::limits::{CL_MAX, VERSION_MAX};
 use crate::record::{GroupRecord, RowRecord};
 
 const SHAPE: u8 = 1;
@@ -57,6 +57,15 @@ pub(crate) struct Bounds {
     pub(crate) transactions: usize,
     pub(crate) sites: usize,
     pub(crate) columns: usize,
+    /// Rows may be absent: of cl 0, and with nothing else.
+    pub(crate) absent: bool,
+}
+
+impl Bounds {
+    /// Whether a row of this shape may have this causal length.
+    fn allows(&self, cl: u64, is_bare: bool) -> bool {
+        (1..=CL_MAX as u64).contains(&cl) || (cl == 0 && self.absent && is_bare)
+    }
 }
 
 impl Bounds {

@@ -21,6 +21,8 @@ pub(crate) struct RunReader<'a> {
     /// Rows of the run that are still to come.
     left: u64,
     record: RowRecord,
+    /// There was a run before.
+    shaped: bool,
     live: Vec<u32>,
 }
 
@@ -79,7 +81,7 @@ impl<'a> RunReader<'a> {
         }
         if flags & SHAPE != 0 {
             self.shape()?;
-        } else if self.record.cl == 0 {
+        } else if !self.shaped {
             return Err(Error::Malformed { what: "the first run of a table has no shape" });
         }
         self.numbers(flags)?;
@@ -107,6 +109,7 @@ impl<'a> RunReader<'a> {
                 self.shapes.push((self.whole.len() - before) as u32);
             }
         }
+        self.shaped = true;
         self.live.clear();
         self.live.extend(self.record.live().iter());
         let slots_len = self.record.groups.len() + 1;

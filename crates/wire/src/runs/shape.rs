@@ -6,7 +6,7 @@ use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 
 use super::Bounds;
 use crate::error::{Error, Result};
-use crate::limits::{CL_MAX, SHAPE_BYTES_MAX};
+use crate::limits::SHAPE_BYTES_MAX;
 use crate::record::{GroupRecord, RowRecord};
 use crate::varint::{self, Input};
 
@@ -17,7 +17,7 @@ pub(super) fn check_shape(record: &RowRecord, bounds: &Bounds) -> Result<()> {
             return Err(Error::Invalid { what });
         }
     }
-    if !(1..=CL_MAX).contains(&i64::from(record.cl)) {
+    if !bounds.allows(u64::from(record.cl), record.sentinel.is_none() && record.groups.is_empty()) {
         return Err(Error::Invalid { what: "a causal length out of range" });
     }
     Ok(())
@@ -86,11 +86,11 @@ fn read_set(input: &mut Input<'_>) -> Result<ColSet> {
 pub(super) fn read_shape(input: &mut Input<'_>, bounds: &Bounds, record: &mut RowRecord) -> Result<()> {
     const STAMP: Stamp = Stamp { col_version: 0, db_version: 0, site: 0 };
     let cl = input.varint()?;
-    if !(1..=CL_MAX as u64).contains(&cl) {
+    let head = input.varint()?;
+    if !bounds.allows(cl, head == 0) {
         return Err(Error::Malformed { what: "a causal length out of range" });
     }
     record.cl = cl as u32;
-    let head = input.varint()?;
     record.sentinel = (head & 1 == 1).then_some(Sentinel { db_version: 0, site: 0, seq: 0 });
     record.groups.clear();
     let mut seen = ColSet::EMPTY;

@@ -98,3 +98,50 @@ fn tables_and_log() {
         assert_eq!(w.finish(false), Err(error));
     }
 }
+
+#[test]
+fn only_row_states_have_absent_rows_and_these_have_nothing() {
+    let absent = RowRecord::default();
+    let states = || {
+        let mut w = writer().row_states();
+        w.begin_table("t", &["k"], &["a", "b"]).unwrap();
+        w
+    };
+    let mut w = states();
+    w.row(&[1, 9, 1], &absent, []).unwrap();
+    w.row(&[1, 9, 2], &record(), VALUES).unwrap();
+    w.row(&[1, 9, 3], &absent, []).unwrap();
+    w.row(&[1, 9, 4], &absent, []).unwrap();
+    for compress in [false, true] {
+        let mut again = states();
+        again.row(&[1, 9, 1], &absent, []).unwrap();
+        again.row(&[1, 9, 2], &record(), VALUES).unwrap();
+        again.row(&[1, 9, 3], &absent, []).unwrap();
+        (0..100).for_each(|i| again.row(&[1, 9, i], &absent, []).unwrap());
+        let bytes = again.finish(compress).unwrap();
+        let reader = rejoin_wire::Reader::open(&bytes).unwrap();
+        assert!(reader.is_row_states());
+        let mut rows = reader.table(0).unwrap();
+        let mut cls = Vec::new();
+        while let Some(row) = rows.next_row().unwrap() {
+            cls.push(row.meta.cl);
+        }
+        assert_eq!((&cls[..4], cls.len()), (&[0, 1, 0, 0][..], 103));
+    }
+    let bytes = w.finish(false).unwrap();
+    // The same bytes under the flags of a cut.
+    let mut cut = bytes[..bytes.len() - 16].to_vec();
+    cut[5] = 0;
+    let hash = blake3::hash(&cut);
+    cut.extend_from_slice(&hash.as_bytes()[..16]);
+    let reader = rejoin_wire::Reader::open(&cut).unwrap();
+    assert!(!reader.is_row_states());
+    let error = reader.table(0).unwrap().next_row().unwrap_err();
+    assert_eq!(error, Error::Malformed { what: "a causal length out of range" });
+    let sentinel = Some(Sentinel { db_version: 0, site: 0, seq: 0 });
+    let bad = [RowRecord { sentinel, ..absent.clone() }, RowRecord { cl: 0, ..record() }];
+    for record in bad {
+        let error = states().row(&[1, 9, 1], &record, VALUES).unwrap_err();
+        assert_eq!(error, Error::Invalid { what: "a causal length out of range" });
+    }
+}
