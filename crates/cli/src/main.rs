@@ -11,7 +11,9 @@ mod progress;
 mod stop;
 
 use clap::{Parser, Subcommand};
-use commands::{apply, changes, compact, diff, import, init, merge, replicate, status, upgrade, verify};
+use commands::{
+    apply, changes, compact, diff, import, init, merge, replicate, serve, status, upgrade, verify,
+};
 use failure::{Kind, Result};
 use std::process::ExitCode;
 
@@ -59,6 +61,7 @@ enum Command {
     Verify(verify::Args),
     Compact(compact::Args),
     Upgrade(upgrade::Args),
+    Serve(serve::Args),
 }
 
 impl Command {
@@ -75,6 +78,7 @@ impl Command {
             Command::Verify(args) => verify::run(args),
             Command::Compact(args) => compact::run(args),
             Command::Upgrade(args) => upgrade::run(args),
+            Command::Serve(args) => serve::run(args),
         }
     }
 
@@ -90,7 +94,10 @@ impl Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    stop::install();
+    // The server ends gracefully, in its own way.
+    if !matches!(cli.command, Command::Serve(_)) {
+        stop::install();
+    }
     files::set_wait(cli.wait);
     let aftermath = cli.command.aftermath();
     let Err(failure) = cli.command.run() else {

@@ -20,7 +20,7 @@ use crate::merge::{Cell, Incoming, merge_taken, park_refused};
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::rowwise::column;
 use crate::stream::Stream;
-use rejoin_crdt::limits::{Poison, VERSION_MAX, check_col_version, check_version};
+use rejoin_crdt::limits::{VERSION_MAX, check_col_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
@@ -58,10 +58,6 @@ pub struct Options {
     /// The cells are what a replica had that started over from here: they are taken as this replica's own changes, those
     /// of [`Part::Rest`] only where the row is known.
     pub replay: Option<Part>,
-}
-
-fn poison(e: Poison) -> Error {
-    Error::Poison { why: e.to_string() }
 }
 
 fn malformed(why: &str) -> Error {
@@ -448,8 +444,8 @@ impl<'a> Applying<'a> {
         let mut db_version = self.core.txn.base_db_version;
         for (i, t) in fresh {
             db_version += 1;
-            check_version("db_version", db_version).map_err(poison)?;
-            check_col_version(t.clock, self.now, self.core.cfg.drift_ms).map_err(poison)?;
+            check_version("db_version", db_version)?;
+            check_col_version(t.clock, self.now, self.core.cfg.drift_ms)?;
             let site = self.site(t.origin)?;
             let Transaction { version, clock, nonce, chain, .. } = *t;
             self.core.txn.applied.insert(db_version, Header { site, version, clock, nonce, chain });
@@ -467,7 +463,7 @@ impl<'a> Applying<'a> {
     fn take_as_relay(&mut self, fresh: &[(usize, &Transaction)]) -> Result<()> {
         self.core.note_row_wise()?;
         let db_version = self.core.txn.base_db_version + 1;
-        check_version("db_version", db_version).map_err(poison)?;
+        check_version("db_version", db_version)?;
         for (i, _) in fresh {
             if let Some(slot) = self.versions.get_mut(*i) {
                 *slot = Some(db_version);
@@ -542,7 +538,7 @@ impl<'a> Applying<'a> {
                 let Some(db_version) = self.local(stamp.db_version) else { continue };
                 if stamp.col_version > self.good {
                     let drift_ms = self.core.cfg.drift_ms;
-                    self.good = check_col_version(stamp.col_version, self.now, drift_ms).map_err(poison)?;
+                    self.good = check_col_version(stamp.col_version, self.now, drift_ms)?;
                 }
                 let stamp = Stamp { db_version, site: self.site(stamp.site)?, ..stamp };
                 match here.columns.get(col as usize) {

@@ -26,6 +26,8 @@ pub enum Error {
     BadChange { why: String },
     /// A change that would poison the versions of everybody (rule 3.10).
     Poison { why: String },
+    /// A change that is stamped further in the future than clocks may differ (rule 3.10).
+    Clock { why: String },
     /// A replicated row whose key is NULL or that a capture trigger of another file named.
     Capture { why: String },
     /// The bytes of a changeset.
@@ -71,7 +73,7 @@ impl std::fmt::Display for Error {
             Error::NoTable { table, why } => write!(f, "table \"{table}\" {why}"),
             Error::BadArgument { function, why } => write!(f, "{function}: {why}"),
             Error::BadChange { why } => write!(f, "crsql_changes: {why}"),
-            Error::Poison { why } => write!(f, "change refused: {why}"),
+            Error::Poison { why } | Error::Clock { why } => write!(f, "change refused: {why}"),
             Error::Capture { why } => write!(f, "write refused: {why}"),
             Error::Changeset { why } => write!(f, "changeset refused: {why}"),
             Error::Gap { site, from, to } => write!(
@@ -140,6 +142,15 @@ impl Error {
 impl From<sqlite::Error> for Error {
     fn from(e: sqlite::Error) -> Error {
         Error::Sqlite(e)
+    }
+}
+
+impl From<rejoin_crdt::limits::Poison> for Error {
+    fn from(e: rejoin_crdt::limits::Poison) -> Error {
+        match e {
+            rejoin_crdt::limits::Poison::Drift { .. } => Error::Clock { why: e.to_string() },
+            _ => Error::Poison { why: e.to_string() },
+        }
     }
 }
 

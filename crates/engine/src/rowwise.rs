@@ -7,7 +7,7 @@ use crate::error::{Error, Result};
 use crate::merge::{Cell, Incoming, is_sentinel, merge_row};
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::value::from_sql;
-use rejoin_crdt::limits::{Poison, check_cl, check_col_version, check_db_version, check_version};
+use rejoin_crdt::limits::{check_cl, check_col_version, check_db_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_sqlite::{Args, ValueRef};
@@ -50,10 +50,6 @@ fn int(what: &str, v: ValueRef<'_>) -> Result<i64> {
     }
 }
 
-fn poison(e: Poison) -> Error {
-    Error::Poison { why: e.to_string() }
-}
-
 fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
     let v = |i: usize| args.get(i).value();
     let pk = match v(1) {
@@ -73,8 +69,8 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
     let now = core.now();
     let cid = name("cid", v(2))?;
     let col_version = int("col_version", v(4))?;
-    let cl = check_cl(int("cl", v(7))?).map_err(poison)?;
-    let col_version = check_col_version(col_version, now, core.cfg.drift_ms).map_err(poison)?;
+    let cl = check_cl(int("cl", v(7))?)?;
+    let col_version = check_col_version(col_version, now, core.cfg.drift_ms)?;
     // A cell with an even causal length tells of a delete, as a sentinel does.
     let bare = is_sentinel(cid.as_bytes()) || cl & 1 == 0;
     Ok(Row {
@@ -83,10 +79,10 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
         cid: if bare { SENTINEL } else { cid },
         val: if bare { ValueRef::Null } else { v(3) },
         col_version: if bare { i64::from(cl) } else { col_version },
-        db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version).map_err(poison)?,
+        db_version: check_db_version(int("db_version", v(5))?, core.tail.db_version)?,
         site,
         cl,
-        seq: check_version("seq", int("seq", v(8))?).map_err(poison)?,
+        seq: check_version("seq", int("seq", v(8))?)?,
     })
 }
 

@@ -194,10 +194,29 @@ impl Session {
         matches!(self.phase, Phase::Open)
     }
 
+    /// The client has begun a cut and not finished it.
+    pub fn is_receiving(&self) -> bool {
+        !self.incoming.is_idle()
+    }
+
+    /// Bytes of cuts that the session keeps: arriving ones, and those that are not acknowledged.
+    pub fn held_bytes(&self) -> u64 {
+        self.incoming.held_bytes() + self.outgoing.held_bytes()
+    }
+
+    /// The driver ends the session.
+    pub fn end(&mut self, why: Fault) -> Vec<Effect> {
+        if !matches!(self.phase, Phase::Closed) {
+            self.close(why);
+        }
+        std::mem::take(&mut self.out)
+    }
+
     /// Nothing is asked, sent, received or waiting: over HTTP, the answer is complete.
     pub fn at_rest(&self) -> bool {
         let done = !self.asked && self.next_is_nothing();
-        matches!(self.phase, Phase::Closed) || (self.is_open() && done && self.incoming.is_idle())
+        let sent = self.outgoing.bytes_left() == 0;
+        matches!(self.phase, Phase::Closed) || (self.is_open() && done && sent && self.incoming.is_idle())
     }
 
     pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {

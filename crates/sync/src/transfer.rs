@@ -14,6 +14,8 @@ impl Defaults {
     pub const DATA_BYTES: usize = 128 << 10;
     /// Bytes of cuts that a peer may send ahead.
     pub const CREDIT: u64 = 4 << 20;
+    /// More than this is not sent ahead, whatever the peer would take: frames wait in memory.
+    pub const CREDIT_MAX: u64 = 16 << 20;
     /// Cuts that are sent and not yet acknowledged.
     pub const UNACKED: usize = 16;
     /// Bytes of one cut.
@@ -62,7 +64,7 @@ pub struct Outgoing {
 
 impl Outgoing {
     pub fn new(credit: u64) -> Outgoing {
-        Outgoing { credit, ..Outgoing::default() }
+        Outgoing { credit: credit.min(Defaults::CREDIT_MAX), ..Outgoing::default() }
     }
 
     /// Whether another cut may be begun.
@@ -72,6 +74,10 @@ impl Outgoing {
 
     pub fn is_idle(&self) -> bool {
         self.queue.is_empty()
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        self.queue.iter().map(|u| u.bytes.len() as u64).sum()
     }
 
     pub fn bytes_left(&self) -> u64 {
@@ -99,7 +105,7 @@ impl Outgoing {
     }
 
     pub fn credit(&mut self, bytes: u64, out: &mut Vec<Frame>) {
-        self.credit = self.credit.saturating_add(bytes);
+        self.credit = self.credit.saturating_add(bytes).min(Defaults::CREDIT_MAX);
         self.pump(out);
     }
 
@@ -247,6 +253,11 @@ impl Incoming {
 
     pub fn is_idle(&self) -> bool {
         self.half.is_none() && self.arrived.is_empty()
+    }
+
+    pub fn held_bytes(&self) -> u64 {
+        let half = self.half.as_ref().map_or(0, |h| h.bytes.len() as u64);
+        half + self.arrived.iter().map(|a| a.bytes.len() as u64).sum::<u64>()
     }
 
     /// Bytes that are announced and not here.

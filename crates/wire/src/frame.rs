@@ -223,6 +223,8 @@ impl Code {
         match self {
             // A frame was lost, or one of the programs is at fault: a new connection settles what is held.
             Code::Protocol => Retry::Later,
+            // The client's clock is measured when it connects.
+            Code::Clock => Retry::Later,
             Code::Limited | Code::GoingAway | Code::Silent | Code::Internal | Code::Ahead => Retry::Later,
             Code::Gap | Code::Fork => Retry::Now,
             _ => Retry::Never,

@@ -6,6 +6,7 @@ pub mod import;
 pub mod init;
 pub mod merge;
 pub mod replicate;
+pub mod serve;
 pub mod status;
 pub mod upgrade;
 pub mod verify;

@@ -10,6 +10,7 @@ mod interrupt;
 mod kill;
 mod merge;
 mod replicate;
+mod serve;
 mod status;
 mod upgrade;
 mod verify;

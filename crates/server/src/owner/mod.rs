@@ -1,0 +1,402 @@
+//! The thread's side of a room: the replica, and what the server keeps beside it.
+
+mod apply;
+mod open;
+
+use crate::auth::Grant;
+use crate::config::{Config, SchemaSource};
+use crate::members::Members;
+use crate::names::RoomName;
+use crate::policy::Policies;
+use crate::room::{Head, Shared, internal};
+use crate::rooms::failed;
+use crate::schema::{self, SchemaFile};
+use rejoin::{CutRequest, Error, Position, Relation, Replica, RowKey, SiteId, VersionVector};
+use rejoin_sync::MadeCut;
+use rejoin_sync::server::{Reader, Reply};
+use rejoin_wire::frame::{
+    Bytes, Code, Fault, Grants, Hello, Id, Limits, RowName, Void, Welcome, WireVector, vector_hash,
+};
+use rusqlite::Connection;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// What is kept in memory about members is written this often.
+const FLUSH: Duration = Duration::from_secs(60);
+const SCHEMA_POLL: Duration = Duration::from_secs(2);
+
+pub struct Owner {
+    name: RoomName,
+    config: Arc<Config>,
+    shared: Arc<Shared>,
+    replica: Replica,
+    policies: Policies,
+    members: Members,
+    lineage: Id,
+    schema: Arc<str>,
+    schema_version: i64,
+    schema_file: Option<SchemaFile>,
+    pages_max: i64,
+    flushed: Instant,
+    schema_polled: Instant,
+}
+
+fn fault(code: Code, message: impl Into<String>) -> Fault {
+    Fault { code, message: message.into(), retry_after_ms: None }
+}
+
+impl Owner {
+    pub fn open(
+        name: RoomName,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        create: bool,
+    ) -> Result<Owner, Fault> {
+        let conn = open::connect(&name, &config, create)?;
+        let opened = Owner::start(name.clone(), config, shared, conn);
+        opened.map_err(|message| {
+            tracing::error!(room = %name, "cannot be opened: {message}");
+            internal(format!("room \"{name}\" cannot be opened; the server's log says why"))
+        })
+    }
+
+    fn start(
+        name: RoomName,
+        config: Arc<Config>,
+        shared: Arc<Shared>,
+        conn: Connection,
+    ) -> Result<Owner, String> {
+        let text = |e: Error| e.to_string();
+        let pages_max = open::set_up(&conn, &config).map_err(|e| e.to_string())?;
+        let replica = Replica::attach(conn).map_err(text)?;
+        let lineage = replica.make_lineage().map_err(text)?;
+        let members = Members::load(&replica).map_err(text)?;
+        let policies =
+            Policies::compile(&config.policies, config.limits.policy_steps).map_err(|e| e.to_string())?;
+        let schema_file = match config.schema_of(&name) {
+            SchemaSource::File(path) => Some(SchemaFile::new(path.clone())),
+            SchemaSource::Adopt | SchemaSource::Fixed => None,
+        };
+        let now = Instant::now();
+        let mut owner = Owner {
+            name,
+            config,
+            shared,
+            replica,
+            policies,
+            members,
+            lineage,
+            schema: Arc::from(""),
+            schema_version: -1,
+            schema_file,
+            pages_max,
+            flushed: now,
+            schema_polled: now,
+        };
+        owner.migrate()?;
+        owner.publish().map_err(text)?;
+        Ok(owner)
+    }
+
+    pub fn name(&self) -> &RoomName {
+        &self.name
+    }
+
+    pub fn has_clients(&self) -> bool {
+        self.shared.has_clients()
+    }
+
+    /// Where the room is at this moment.
+    pub fn version(&self) -> Result<i64, Fault> {
+        self.replica.position().map(|p| p.0).map_err(|e| failed(&e))
+    }
+
+    /// Who is there, what the room holds, and whether the two fit together; nothing is merged yet.
+    pub fn admit(&mut self, hello: &Hello, grant: &Grant) -> Reply {
+        match self.welcome(hello, grant) {
+            Ok(welcome) => Reply::Admitted(Box::new(welcome)),
+            Err(fault) => Reply::Denied(fault),
+        }
+    }
+
+    fn welcome(&mut self, hello: &Hello, grant: &Grant) -> Result<Welcome, Fault> {
+        if let Some(theirs) = hello.lineage.filter(|l| *l != self.lineage) {
+            let (ours, theirs) = (SiteId(self.lineage), SiteId(theirs));
+            let message = format!("the database has lineage {theirs}, room \"{}\" has {ours}", self.name);
+            return Err(fault(Code::OtherLineage, message));
+        }
+        let own = self.replica.site_id().map_err(|e| failed(&e))?;
+        if hello.site == own.0 {
+            return Err(fault(
+                Code::Fork,
+                "the client's file is a copy of the room's, under the same site id",
+            ));
+        }
+        self.relate(&hello.schema.0, grant)?;
+        let limit = self.config.limits.sites_per_subject;
+        self.members.admit(self.replica.connection(), hello.site, &grant.subject, limit)?;
+        let head = self.replica.own_head().map_err(|e| failed(&e))?;
+        let known = hello.vector.0.max(&own);
+        if known > head.version {
+            let new = self.replica.new_site_id().map_err(|e| failed(&e))?;
+            tracing::warn!(room = %self.name, "the file is older than what a client has of it (version {known} of site \
+                {own}, here {}): the room goes on as site {new}", head.version);
+        }
+        self.publish().map_err(|e| failed(&e))?;
+        let vector = self.replica.vector().map_err(|e| failed(&e))?;
+        let site = SiteId(hello.site);
+        let yours = match vector.max(&site) {
+            0 => None,
+            last => Some((last, self.replica.chain_at(site, last).map_err(|e| failed(&e))?.unwrap_or(0))),
+        };
+        let limits = &self.config.limits;
+        Ok(Welcome {
+            protocol: 0,
+            session: 0,
+            time_ms: crate::app::now_ms(),
+            site: self.replica.site_id().map_err(|e| failed(&e))?.0,
+            lineage: self.lineage,
+            schema: Bytes(self.schema.as_bytes().to_vec()),
+            vector: WireVector(vector),
+            yours,
+            horizon: WireVector(VersionVector::clone(&self.shared.head.borrow().horizon)),
+            grants: Grants { relay: grant.relay, read_only: grant.read_only },
+            limits: Limits { frame_bytes: limits.frame_bytes, cut_bytes: limits.cut_bytes },
+            heartbeat_ms: limits.idle_s.saturating_mul(1000) / 3,
+            expires_ms: grant.expires_ms,
+            credit: 0,
+            resume: None,
+        })
+    }
+
+    /// The client's schema has changed.
+    pub fn compare(&mut self, schema: &[u8], grant: &Grant) -> Reply {
+        match self.relate(schema, grant) {
+            Ok(()) => Reply::Compared,
+            Err(fault) => Reply::Denied(fault),
+        }
+    }
+
+    fn relate(&mut self, theirs: &[u8], grant: &Grant) -> Result<(), Fault> {
+        let bad = |e: &dyn std::fmt::Display| fault(Code::IncompatibleSchema, e.to_string());
+        let theirs = std::str::from_utf8(theirs).map_err(|_| bad(&"the client's schema is no UTF-8"))?;
+        if *theirs == *self.schema {
+            return Ok(());
+        }
+        let more = match self.replica.compare_schema(theirs).map_err(|e| bad(&e))? {
+            Relation::Incompatible(why) => return Err(bad(&why)),
+            Relation::Same | Relation::Ahead(_) => return Ok(()),
+            Relation::Behind(more) | Relation::Diverged(more) => more,
+        };
+        let adopts = *self.config.schema_of(&self.name) == SchemaSource::Adopt;
+        if !adopts || !grant.schema || grant.read_only {
+            return Ok(());
+        }
+        match self.replica.adopt_schema(theirs) {
+            Ok(_) => {
+                tracing::info!(room = %self.name, subject = %grant.subject, "schema adopted: {more}");
+                self.note_schema().map_err(|e| failed(&e))
+            }
+            // The client's transactions on what is missing wait; the rest goes on.
+            Err(e) => {
+                tracing::warn!(room = %self.name, subject = %grant.subject, "refused: the schema cannot be adopted: {e}");
+                Ok(())
+            }
+        }
+    }
+
+    pub fn make_cut(&mut self, reader: &Reader, site: Id) -> Reply {
+        // Another client may have asked for the same in the meantime.
+        if let Reader::Since(since) = reader {
+            use crate::tail::Found;
+            match self.shared.tail().find(*since, &site) {
+                Found::Cut(cut) => {
+                    let upto = cut.upto;
+                    return Reply::Made { cut: Some(cut), upto };
+                }
+                Found::Nothing(upto) => return Reply::Made { cut: None, upto },
+                Found::Older => {}
+            }
+        }
+        let made = (|| {
+            let upto = self.replica.position()?.0;
+            let cut = match reader {
+                Reader::Vector(theirs) => self.replica.cut_for(&CutRequest::new(theirs))?,
+                Reader::Since(since) => self.replica.tail_cut(Position(*since), u64::MAX)?,
+            };
+            Ok::<_, Error>((cut.filter(|c| only_site(&c.brings) != Some(site)).map(made_cut), upto))
+        })();
+        match made {
+            Ok((cut, upto)) => {
+                let upto = cut.as_ref().map_or(upto, |c| c.upto);
+                Reply::Made { cut, upto }
+            }
+            Err(e @ Error::BelowHorizon { .. }) => Reply::Denied(fault(Code::BelowHorizon, e.to_string())),
+            Err(e) => self.broken(&e),
+        }
+    }
+
+    fn broken(&self, e: &Error) -> Reply {
+        tracing::error!(room = %self.name, "{e}");
+        Reply::Failed(e.to_string())
+    }
+
+    /// Versions of the client that are held and empty.
+    pub fn void(&mut self, voids: &[Void], site: Id) -> Reply {
+        let void = |v: &Void| rejoin::Void {
+            site: SiteId(site),
+            version: v.version,
+            nonce: v.nonce,
+            chain: v.chain,
+        };
+        let all: Vec<_> = voids.iter().map(void).collect();
+        match self.replica.void(&all) {
+            Ok(_) => Reply::Voided,
+            Err(e @ (Error::BadArgument { .. } | Error::Fork { .. } | Error::Gap { .. })) => {
+                Reply::Denied(fault(Code::Malformed, e.to_string()))
+            }
+            Err(e) => self.broken(&e),
+        }
+    }
+
+    pub fn row_states(&mut self, rows: Vec<RowName>) -> Reply {
+        let key = |r: RowName| RowKey { table: r.table, pk: r.pk.0 };
+        let keys: Vec<_> = rows.into_iter().map(key).collect();
+        match self.replica.row_states(&keys) {
+            Ok(bytes) => Reply::Rows(bytes),
+            Err(e @ Error::BadArgument { .. }) => Reply::Denied(fault(Code::Malformed, e.to_string())),
+            Err(e) => self.broken(&e),
+        }
+    }
+
+    /// Does what is due; whether there may be something to tell.
+    pub fn poll(&mut self) -> bool {
+        if self.flushed.elapsed() >= FLUSH {
+            self.flushed = Instant::now();
+            self.flush();
+            self.collect_if_due();
+        }
+        if self.schema_polled.elapsed() >= SCHEMA_POLL {
+            self.schema_polled = Instant::now();
+            match self.migrate() {
+                Ok(false) => {}
+                Ok(true) => return true,
+                Err(e) => tracing::error!(room = %self.name, "the schema stays as it is: {e}"),
+            }
+        }
+        self.shared.has_clients() && self.replica.changed_outside().unwrap_or(true)
+    }
+
+    /// Follows the schema file; whether it has changed.
+    fn migrate(&mut self) -> Result<bool, String> {
+        let Some(file) = &mut self.schema_file else { return Ok(false) };
+        let Some(text) = file.changed().map_err(|e| e.to_string())? else { return Ok(false) };
+        schema::apply(&self.replica, &text)?;
+        self.note_schema().map_err(|e| e.to_string())?;
+        tracing::info!(room = %self.name, "the schema follows its file");
+        Ok(true)
+    }
+
+    /// Tells everybody what is new.
+    pub fn advance(&mut self) {
+        if let Err(e) = self.publish() {
+            tracing::error!(room = %self.name, "{e}");
+        }
+    }
+
+    fn publish(&mut self) -> Result<(), Error> {
+        let version = self.replica.position()?.0;
+        if self.schema_version()? != self.schema_version {
+            self.note_schema()?;
+        }
+        let told = self.shared.head.borrow().clone();
+        let horizon = self.replica.horizon()?;
+        let horizon = if horizon == *told.horizon { told.horizon.clone() } else { Arc::new(horizon) };
+        let same = Arc::ptr_eq(&told.schema, &self.schema) && Arc::ptr_eq(&told.horizon, &horizon);
+        if version == told.version && told.vector_hash != 0 && same {
+            return Ok(());
+        }
+        if self.shared.has_clients() && version > told.version {
+            let made = self.replica.tail_cut(Position(told.version), u64::MAX)?;
+            if let Some(cut) = made {
+                let only = only_site(&cut.brings);
+                self.shared.tail().push(told.version, made_cut(cut), only);
+            }
+        }
+        let vector_hash = vector_hash(&self.replica.vector()?);
+        self.shared.head.send_replace(Head { version, vector_hash, schema: self.schema.clone(), horizon });
+        Ok(())
+    }
+
+    fn schema_version(&self) -> Result<i64, Error> {
+        Ok(self.replica.connection().query_row("PRAGMA schema_version", [], |r| r.get(0))?)
+    }
+
+    fn note_schema(&mut self) -> Result<(), Error> {
+        self.schema_version = self.schema_version()?;
+        self.schema = Arc::from(self.replica.schema()?);
+        for table in schema::tables(self.replica.connection())? {
+            let columns = schema::columns(self.replica.connection(), &table)?;
+            if let Err(e) = self.policies.check_columns(&table, &columns) {
+                tracing::error!(room = %self.name, "nothing can be written that this policy is about: {e}");
+            }
+        }
+        Ok(())
+    }
+
+    fn flush(&mut self) {
+        let acknowledged = self.shared.acknowledged().drain().collect();
+        if let Err(e) = self.members.flush(&self.replica, acknowledged) {
+            tracing::error!(room = %self.name, "what is known of the replicas could not be written: {e}");
+        }
+    }
+
+    /// Forgets what all replicas have acknowledged that were there in the last time, once in a while.
+    fn collect_if_due(&mut self) {
+        let limits = &self.config.limits;
+        let every_ms = u64::from(limits.collect_h) * 3_600_000;
+        let conn = self.replica.connection();
+        if every_ms == 0 || self.members.collected_ms + every_ms > crate::app::now_ms() {
+            return;
+        }
+        if let Err(e) = self.members.note_collected(conn) {
+            tracing::error!(room = %self.name, "{e}");
+        }
+        if let Err(e) = self.collect(u64::from(limits.replica_days)) {
+            tracing::error!(room = %self.name, "nothing was collected: {e}");
+        }
+    }
+
+    fn collect(&mut self, days: u64) -> Result<(), Error> {
+        // Somebody pulls changes by a cursor of its own, of which no vector tells.
+        if self.replica.exchanged_row_wise()? {
+            return Ok(());
+        }
+        let since = i64::try_from(crate::app::now_ms().saturating_sub(days * 86_400_000)).unwrap_or(i64::MAX);
+        let Some(horizon) = self.replica.acknowledged(since)? else { return Ok(()) };
+        let collected = self.replica.collect(&horizon)?;
+        tracing::info!(room = %self.name, tombstones = collected.tombstones, log_rows = collected.log_rows, "collected");
+        self.publish()
+    }
+
+    pub fn close(mut self) {
+        self.flush();
+    }
+}
+
+fn made_cut(cut: rejoin::Cut) -> MadeCut {
+    MadeCut {
+        bytes: cut.bytes.into(),
+        transactions: cut.transactions,
+        brings: cut.brings,
+        upto: cut.upto.0,
+        more: false,
+        rows: false,
+    }
+}
+
+/// The site of everything, if it is one.
+fn only_site(brings: &VersionVector) -> Option<Id> {
+    let mut sites = brings.iter().map(|(site, _)| site.0);
+    sites.next().filter(|_| sites.next().is_none())
+}

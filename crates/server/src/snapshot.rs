@@ -1,0 +1,79 @@
+//! Snapshots of a room, for the first sync: made once, kept until the room has moved on, read by everybody.
+//!
+//! One is made on a connection of its own, so nobody waits for it who writes. Its file has no name as soon as it is made:
+//! it goes when the last reader does, whatever happens to the server.
+
+use crate::config::Config;
+use crate::members::TABLES;
+use rejoin::{Options, Replica};
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Mutex, Semaphore};
+
+pub const FOLDER: &str = ".snapshots";
+
+pub struct Snapshot {
+    pub file: File,
+    pub bytes: u64,
+    /// BLAKE3, in hex; also the entity tag.
+    pub hash: String,
+    version: i64,
+}
+
+pub struct Snapshots {
+    room: PathBuf,
+    folder: PathBuf,
+    moves_max: i64,
+    last: Mutex<Option<Arc<Snapshot>>>,
+    places: Arc<Semaphore>,
+}
+
+impl Snapshots {
+    /// `places`: how many snapshots of all rooms are made at once.
+    pub fn new(room: PathBuf, config: &Config, places: Arc<Semaphore>) -> Snapshots {
+        Snapshots {
+            room,
+            folder: config.data.join(FOLDER),
+            moves_max: i64::from(config.limits.snapshot_transactions),
+            last: Mutex::new(None),
+            places,
+        }
+    }
+
+    /// A snapshot that is not too old for a room at `version`.
+    pub async fn get(&self, version: i64) -> Result<Arc<Snapshot>, String> {
+        let mut last = self.last.lock().await;
+        if let Some(snapshot) = &*last
+            && version - snapshot.version <= self.moves_max
+        {
+            return Ok(snapshot.clone());
+        }
+        let _place = self.places.acquire().await.map_err(|e| e.to_string())?;
+        let (room, folder) = (self.room.clone(), self.folder.clone());
+        let made = tokio::task::spawn_blocking(move || make(&room, &folder, version));
+        let made = Arc::new(made.await.map_err(|e| e.to_string())??);
+        metrics::counter!(crate::metrics::SNAPSHOTS).increment(1);
+        Ok(last.insert(made).clone())
+    }
+}
+
+fn make(room: &Path, folder: &Path, version: i64) -> Result<Snapshot, String> {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
+    let path = folder.join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)));
+    let made = (|| {
+        let mut options = Options::default();
+        options.create = false;
+        let replica = Replica::open_with(room, options).map_err(|e| e.to_string())?;
+        replica.snapshot_to(&path, &TABLES).map_err(|e| e.to_string())?;
+        let file = File::open(&path).map_err(|e| e.to_string())?;
+        let mut hasher = blake3::Hasher::new();
+        std::io::copy(&mut &file, &mut hasher).map_err(|e| e.to_string())?;
+        let bytes = file.metadata().map_err(|e| e.to_string())?.len();
+        Ok(Snapshot { file, bytes, hash: hasher.finalize().to_hex().to_string(), version })
+    })();
+    let _ = std::fs::remove_file(&path);
+    made
+}
