@@ -2,7 +2,8 @@
 
 use rejoin::Replica;
 use rusqlite::types::{Value, ValueRef};
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::{BTreeMap, HashMap};
 
 /// A key of each kind, required columns, a CHECK, names that need quotes.
 pub const SCHEMA: &str = "
@@ -24,11 +25,26 @@ DELETE FROM i WHERE k = 2; UPDATE t SET k = 'd' WHERE k = 'c'; DELETE FROM t WHE
 INSERT INTO t VALUES ('A', 5, 5); UPDATE i SET x = 9; DELETE FROM p WHERE b > 2;
 ";
 
+/// A replica in memory on which these texts were run. Most of the time would go into running them, so each later one is a
+/// copy of the first, under an id of its own.
 pub fn replica(texts: &[&str]) -> Replica {
-    let conn = rusqlite::Connection::open_in_memory().expect("memory");
-    let replica = Replica::attach(conn).expect("a connection without an engine");
-    for text in texts {
-        replica.connection().execute_batch(text).expect("statements without a fault");
+    thread_local! {
+        static MADE: RefCell<HashMap<String, Vec<u8>>> = RefCell::default();
+    }
+    let mut conn = rusqlite::Connection::open_in_memory().expect("memory");
+    let text = texts.concat();
+    let known = MADE.with_borrow(|made| made.get(&text).cloned());
+    let copy = known.is_some();
+    if let Some(bytes) = known {
+        conn.deserialize_read_exact("main", bytes.as_slice(), bytes.len(), false).expect("a database");
+    }
+    let mut replica = Replica::attach(conn).expect("a connection without an engine");
+    if copy {
+        replica.new_site_id().expect("a new id");
+    } else {
+        replica.connection().execute_batch(&text).expect("statements without a fault");
+        let bytes = replica.connection_mut().serialize("main").expect("a database").to_vec();
+        MADE.with_borrow_mut(|made| made.insert(text, bytes));
     }
     replica
 }

@@ -321,7 +321,10 @@ fn a_fork_takes_its_versions_out_of_the_horizon() {
     let a = files.open("a.db", ITEMS);
     run(&a, "INSERT INTO items(id, name) VALUES (1, 'common')");
     let site = a.site_id().unwrap();
-    run(&a, "UPDATE items SET name = 'mine'; INSERT INTO items(id) VALUES (2); DELETE FROM items WHERE id = 2");
+    run(
+        &a,
+        "UPDATE items SET name = 'mine'; INSERT INTO items(id) VALUES (2); DELETE FROM items WHERE id = 2",
+    );
     collect_all(&a);
     a.give_way(site, 1).unwrap();
     assert_eq!(a.horizon().unwrap().max(&site), 1);
