@@ -48,6 +48,8 @@ pub struct Driver {
     /// Schema and horizon as the client was told.
     told: Option<Told>,
     share: Share,
+    /// Bytes of frames that the client has not taken.
+    pub unsent: u64,
     rate: ConnectionRate,
     debt: Debt,
     /// Whether it counts as a connection of its subject.
@@ -83,6 +85,7 @@ impl Driver {
         Driver {
             session: Session::new(config, now_ms()),
             share: app.budget.share(),
+            unsent: 0,
             rate: ConnectionRate::new(limits),
             debt: Debt::default(),
             app,
@@ -149,7 +152,7 @@ impl Driver {
 
     pub fn handle(&mut self, event: Event) -> Vec<Effect> {
         let mut effects = self.session.handle(event, now_ms());
-        if !self.share.set(self.session.held_bytes()) {
+        if !self.share.set(self.session.held_bytes() + self.unsent) {
             // The largest way to hold memory is not to finish: whoever comes now comes again later.
             let why = Fault {
                 code: Code::Limited,

@@ -9,6 +9,7 @@ use axum::extract::ws::{CloseFrame, Message, WebSocket};
 use bytes::Bytes;
 use futures_util::stream::{SplitSink, SplitStream};
 use futures_util::{Sink, StreamExt};
+use rejoin_sync::Defaults;
 use rejoin_sync::server::{Effect, Event};
 use rejoin_wire::frame::{Code, Fault, Frame};
 use std::collections::VecDeque;
@@ -18,8 +19,9 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 use tokio::time::{Instant, sleep_until, timeout};
 
-/// A client is not read while it leaves more than this unread.
-const UNREAD_MAX: usize = 1 << 20;
+/// A client is not read while it leaves more than this unread: what it had credit for, and some answers. A slow client
+/// that downloads is read, or its heartbeats would be missed.
+const UNREAD_MAX: usize = Defaults::CREDIT_MAX as usize + (1 << 20);
 const CLOSING: Duration = Duration::from_secs(2);
 
 /// What waits to be sent.
@@ -112,6 +114,7 @@ async fn converse(
             news = next(driver, &mut stream, reads) => news,
             () = sleep_until(wake) => Step::Tick,
         };
+        driver.unsent = outbox.bytes as u64;
         let effects = match step {
             Step::Sent(Ok(())) => continue,
             Step::Sent(Err(_)) => return None,

@@ -192,17 +192,51 @@ async fn rooms_are_closed_for_others() {
     while running.connect("one").await.greet(&back, None).await.is_err() {}
 }
 
+/// A room with more in it than sockets hold.
+async fn filled(limits: &str) -> Running {
+    let running = open_server_with(limits).await;
+    let ann = replica();
+    for i in 0..12 {
+        write(&ann, i, "ann", &noise(1 << 20));
+    }
+    let mut anns = running.connect("shop").await;
+    let welcome = anns.greet(&ann, None).await.unwrap();
+    assert!(matches!(anns.push(&ann, &welcome.vector).await, Outcome::Ack));
+    running
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn who_takes_nothing_is_hung_up_on() {
-    let running = open_server_with("[limits]\nsend_s = 2\nframes_per_s = 10_000_000").await;
-    let replica = replica();
-    let mut greedy = running.connect("shop").await;
-    greedy.greet(&replica, None).await.unwrap();
-    // It asks, and never reads an answer; what the server keeps for it has a bound, so this ends.
+    let running = filled("[limits]\nsend_s = 2").await;
+    let mut lazy = running.connect("shop").await;
+    lazy.greet(&replica(), None).await.unwrap();
+    // It is sent what it lacks, is alive, and reads nothing.
     let began = Instant::now();
     let ping = Frame::Ping(0, None).encode().unwrap();
-    while greedy.flood(&ping, 10_000).await.is_ok() {
-        assert!(began.elapsed() < PATIENCE, "the server reads and answers without bound");
+    while lazy.send_bytes(ping.clone()).await.is_ok() {
+        assert!(began.elapsed() < PATIENCE, "the server waits for ever");
+        tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!(get(running.address, "/healthz").await.status, 200);
+    assert!(began.elapsed() >= Duration::from_secs(2), "{:?}", began.elapsed());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_is_slow_but_there_is_waited_for() {
+    let running = filled("[limits]\nidle_s = 3").await;
+    let bob = replica();
+    let mut bobs = running.connect("shop").await;
+    bobs.greet(&bob, None).await.unwrap();
+    let Some(Frame::Cut(cut)) = bobs.frame().await else { panic!("no cut") };
+    // It takes three times as long as a client may be silent, and the client is not silent.
+    let (began, mut received) = (Instant::now(), 0);
+    while received < cut.bytes {
+        match bobs.frame().await {
+            Some(Frame::Data(data)) => received += data.bytes.0.len() as u64,
+            Some(Frame::Pong(..)) => {}
+            other => panic!("{other:?} after {:?} and {received} bytes", began.elapsed()),
+        }
+        bobs.send(&Frame::Ping(0, None)).await;
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(began.elapsed() > Duration::from_secs(3));
 }

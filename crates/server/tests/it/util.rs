@@ -146,14 +146,6 @@ impl Client {
         self.ws.send(Message::Binary(bytes.into())).await
     }
 
-    /// The same bytes many times, as fast as they go.
-    pub async fn flood(&mut self, bytes: &[u8], times: usize) -> Result<(), WsError> {
-        for _ in 0..times {
-            self.ws.feed(Message::Binary(bytes.to_vec().into())).await?;
-        }
-        self.ws.flush().await
-    }
-
     pub async fn send_message(&mut self, message: Message) -> Result<(), WsError> {
         self.ws.send(message).await
     }
