@@ -156,3 +156,21 @@ fn without_syncs_a_crash_is_felt() {
     assert_eq!(disk.calls(Some(Call::Sync)), 0);
     assert!(disk.calls(None) > 5);
 }
+
+#[test]
+fn a_kept_statement_can_be_run_again_after_an_error() {
+    let disk = Disk::new();
+    start(&disk, "delete");
+    let conn = open(&disk);
+    let db = crate::handle(&conn);
+    let mut q = db.prepare("SELECT count(*) FROM t WHERE k > ?1").expect("prepare");
+    disk.fail(Fault { call: Some(Call::Read), nth: 1, lasting: true, code: None });
+    for k in [0, 7] {
+        q.bind_int(1, k).expect("bind");
+        assert_eq!(q.step().expect_err("the disk fails").primary_code(), rusqlite::ffi::SQLITE_IOERR);
+    }
+    disk.heal();
+    q.bind_int(1, 7).expect("bind");
+    assert!(q.step().expect("step"));
+    assert_eq!(q.column_int(0), 20);
+}

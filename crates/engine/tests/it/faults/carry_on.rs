@@ -1,5 +1,7 @@
 //! An application that carries on after an error: it leaves out the statement that failed, and commits what remains.
 //!
+//! A statement can also be interrupted at any moment, which leaves the transaction open more often.
+//!
 //! SQLite takes back a statement that failed, or the whole transaction. Whichever it was, afterwards metadata and tables
 //! agree, and a peer that follows by changesets, or row by row, gets exactly what stands in the tables.
 
@@ -9,6 +11,8 @@ use rejoin::Replica;
 use rejoin_sqlite::disk::{Call, Disk, Fault, Image};
 use rejoin_sqlite::ffi;
 use rusqlite::Connection;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 const SHORT: u64 = 25;
 
@@ -142,6 +146,42 @@ fn what_remains_is_what_peers_get() {
                     assert_followed(&r, &start, setting);
                 });
             }
+        }
+    }
+}
+
+/// How many instructions of SQLite's between two moments of interruption.
+const OPS: i32 = 10;
+
+/// Interrupts the connection once, at the n-th moment; the moments are counted.
+fn interrupt_at(r: &mut Replica, n: u64) -> Arc<AtomicU64> {
+    let seen = Arc::new(AtomicU64::new(0));
+    let count = Arc::clone(&seen);
+    let handler = move || count.fetch_add(1, Ordering::Relaxed) + 1 == n;
+    r.connection_mut().progress_handler(OPS, Some(handler)).unwrap();
+    seen
+}
+
+#[test]
+fn what_was_not_interrupted_is_what_peers_get() {
+    let disk = Disk::new();
+    for setting in SETTINGS.into_iter().filter(|s| s.wal) {
+        let start = workloads::adopted(&disk, setting);
+        disk.restore(&start);
+        let mut r = open(&disk, setting).unwrap();
+        let seen = interrupt_at(&mut r, 0);
+        carry_on(&r, &disk);
+        let all = seen.load(Ordering::Relaxed);
+        assert!(all > 500, "{all} moments");
+        drop(r);
+        for n in points(all, 2 * SHORT) {
+            point(&format!("carry-on/{setting}/interrupt/{n}"), || {
+                disk.restore(&start);
+                let mut r = open(&disk, setting).unwrap();
+                interrupt_at(&mut r, n);
+                carry_on(&r, &disk);
+                assert_followed(&r, &start, setting);
+            });
         }
     }
 }

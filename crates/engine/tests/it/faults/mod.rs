@@ -131,8 +131,7 @@ pub fn look(r: &Replica) -> Result<Seen> {
     if conn.query_row(ours, [], |row| row.get::<_, i64>(0))? == 0 {
         return Ok(seen);
     }
-    let settings =
-        "SELECT name, value FROM crsql_meta WHERE name IN ('clock', 'mode', 'altering') ORDER BY name";
+    let settings = "SELECT name, value FROM crsql_meta WHERE name IN ('clock', 'mode', 'altering', 'horizon') ORDER BY name";
     seen.settings = rows(conn, settings);
     seen.changes = rows(
         conn,
@@ -210,16 +209,15 @@ impl Plan {
         assert_clean(r);
     }
 
-    /// What is left of the file is whole, shows a state from `at` on, and can be gone on with.
+    /// What is left of the file is whole and shows a state from `at` on: the replica, and which.
     #[track_caller]
-    pub fn assert_survives(&self, disk: &Disk, image: &Image, at: usize) -> Replica {
+    pub fn reopen(&self, disk: &Disk, image: &Image, at: usize) -> (Replica, usize) {
         disk.restore(image);
         let r =
             open(disk, self.setting).unwrap_or_else(|e| panic!("the file cannot be opened any more: {e}"));
         assert_clean(&r);
         let found = self.find(&r, at, at + 1);
-        self.finish(&r, found);
-        r
+        (r, found)
     }
 }
 

@@ -7,7 +7,7 @@ use rejoin_sqlite::disk::{Disk, Image};
 use rusqlite::{Connection, OpenFlags};
 use std::path::Path;
 
-pub const NAMES: [&str; 13] = [
+pub const NAMES: [&str; 15] = [
     "adopt",
     "writes",
     "bulk",
@@ -21,6 +21,8 @@ pub const NAMES: [&str; 13] = [
     "upgrade",
     "settings",
     "automigrate",
+    "collection",
+    "tiny",
 ];
 
 const TABLES: &str = "CREATE TABLE items(id INTEGER PRIMARY KEY, name TEXT, price REAL, stock INTEGER DEFAULT 0); \
@@ -64,6 +66,8 @@ pub fn make(name: &str, disk: &Disk, setting: Setting) -> (Image, Vec<Step>) {
         "upgrade" => upgrade(disk, setting),
         "settings" => (adopted(), settings(setting)),
         "automigrate" => (adopted(), automigrate()),
+        "collection" => (adopted(), collection()),
+        "tiny" => tiny(disk, setting),
         _ => panic!("no workload has the name {name}"),
     }
 }
@@ -369,4 +373,41 @@ fn automigrate() -> Vec<Step> {
         sql("INSERT INTO items(id, colour) VALUES (900, 'red')"),
         sql("INSERT INTO more VALUES (1, 2)"),
     ]
+}
+
+/// Everybody is taken to have what is here.
+fn collect(r: &Replica) -> rejoin::Result<()> {
+    r.collect(&r.vector()?).map(drop)
+}
+
+fn collection() -> Vec<Step> {
+    vec![
+        txn(&[
+            "DELETE FROM items WHERE id > 3",
+            "DELETE FROM notes WHERE n > 3",
+            "DELETE FROM pairs WHERE b > 3",
+        ]),
+        sql("UPDATE items SET stock = 0"),
+        Step::Call(collect),
+        sql("INSERT INTO items(id, name) VALUES (10, 'again')"),
+        sql("DELETE FROM notes"),
+        Step::Call(collect),
+        sql("UPDATE items SET stock = 1"),
+    ]
+}
+
+/// So little that every call can fail once, always.
+fn tiny(disk: &Disk, setting: Setting) -> (Image, Vec<Step>) {
+    let start = start(disk, setting, &[&schema(), &numbered(1, 3)]);
+    let theirs = peer(&start, &["INSERT INTO notes VALUES ('theirs', 'new', 4)"]).changeset_since(0).unwrap();
+    let steps = vec![
+        sql("DELETE FROM pairs WHERE b = 1"),
+        Step::Apply(theirs),
+        txn(&["UPDATE notes SET n = 9", "SAVEPOINT s", "INSERT INTO items(id) VALUES (9)", "RELEASE s"]),
+        sql("ALTER TABLE items ADD COLUMN extra"),
+        sql("UPDATE items SET extra = 1"),
+        Step::Call(|r| r.new_site_id().map(drop)),
+        sql("UPDATE items SET extra = 2"),
+    ];
+    (start, steps)
 }
