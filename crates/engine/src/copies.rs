@@ -27,6 +27,18 @@ pub fn new_site(engine: &Engine) -> Result<SiteId> {
     })
 }
 
+/// The file was rolled back: it goes on under another id, and what it wrote under the old one is still its own.
+pub fn renew_site(engine: &Engine) -> Result<SiteId> {
+    in_transaction(engine, |core| {
+        core.next_txn();
+        let former = core.own_sites();
+        let bytes: Vec<u8> = former.iter().flat_map(|id| id.0).collect();
+        core.set_meta("former-sites", ValueRef::Blob(&bytes))?;
+        core.cfg.former = former;
+        core.take_new_site()
+    })
+}
+
 fn in_transaction<R>(engine: &Engine, f: impl FnOnce(&mut Core) -> Result<R>) -> Result<R> {
     engine.make_ready()?;
     engine.scoped("crsql_copy", || {
@@ -51,7 +63,7 @@ pub fn heed(engine: &Engine, reader: &Reader<'_>, fork: bool) -> Result<()> {
     };
     match common {
         Some(common) => give_way(engine, own, common),
-        None if behind && !fork => new_site(engine).map(drop),
+        None if behind && !fork => renew_site(engine).map(drop),
         None => Ok(()),
     }
 }

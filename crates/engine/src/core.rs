@@ -36,6 +36,8 @@ pub struct Config {
     pub drift_ms: i64,
     /// What is added to the machine's clock: how far a server's is ahead of it.
     pub clock_offset_ms: i64,
+    /// The ids under which this replica wrote before it was rolled back.
+    pub former: Vec<SiteId>,
     /// The schema version that the metadata was last reconciled with.
     pub schema: i64,
 }
@@ -393,6 +395,9 @@ impl Core {
                 b"merge-equal-values" => c.merge_equal = int != 0,
                 b"folded" => c.folded = int,
                 b"site" => c.own = u32::try_from(int).map_err(|_| Error::damaged("site ordinal"))?,
+                b"former-sites" => {
+                    c.former = q.column_blob(1).chunks_exact(16).filter_map(SiteId::from_slice).collect();
+                }
                 b"lineage" => c.lineage = q.column_blob(1).try_into().ok(),
                 b"horizon" => {
                     let read = VersionVector::decode(q.column_blob(1));
@@ -525,6 +530,11 @@ impl Core {
 
     pub fn own_site(&self) -> SiteId {
         self.sites.id(self.cfg.own).unwrap_or(SiteId([0; 16]))
+    }
+
+    /// Every id under which this replica has written, the present one last.
+    pub fn own_sites(&self) -> Vec<SiteId> {
+        self.cfg.former.iter().copied().chain([self.own_site()]).collect()
     }
 
     /// The ordinal of a site, given out if it is new.

@@ -25,7 +25,7 @@ pub enum Reader<'a> {
     Vector(&'a VersionVector),
     /// The server, or a client of this one, who has this.
     Session(&'a VersionVector),
-    /// One who has this and takes nothing but the transactions of this replica's own site.
+    /// One who has this and takes nothing but this replica's own transactions.
     Own(&'a VersionVector),
     /// One who starts over from a snapshot that has this, and takes a part of the rest.
     Replay(&'a VersionVector, Part),
@@ -70,7 +70,7 @@ impl Core {
                 (self.rows_of(&brings)?, brings)
             }
             Reader::Own(theirs) => {
-                let brings = only(&self.vector.missing_from(theirs), &self.own_site());
+                let brings = only_of(&self.vector.missing_from(theirs), &self.own_sites());
                 // What others wrote and the reader lacks is not its sender's to vouch for.
                 let (base, horizon) = (theirs.common(&self.vector), VersionVector::new());
                 return Ok(Cut {
@@ -211,6 +211,13 @@ pub fn only(v: &VersionVector, site: &SiteId) -> VersionVector {
     let mut one = VersionVector::new();
     v.ranges(site).into_iter().flat_map(|r| r.iter()).for_each(|r| one.insert_range(*site, r));
     one
+}
+
+/// What a vector holds of some sites.
+pub fn only_of(v: &VersionVector, sites: &[SiteId]) -> VersionVector {
+    let mut some = VersionVector::new();
+    sites.iter().for_each(|site| some.merge(&only(v, site)));
+    some
 }
 
 /// How many versions a vector holds.

@@ -121,6 +121,18 @@ impl Replica {
         writing(&self.engine, || copies::new_site(&self.engine))
     }
 
+    /// Writes under another id from here on, because the file was rolled back to an older state: what it wrote under the old
+    /// id, and may have back from others, stays its own ([`crate::CutRequest::own_only`]).
+    pub fn renew_site_id(&self) -> Result<SiteId> {
+        writing(&self.engine, || copies::renew_site(&self.engine))
+    }
+
+    /// Every id under which this replica has written, the present one last.
+    pub fn own_sites(&self) -> Result<Vec<SiteId>> {
+        self.engine.make_ready()?;
+        self.reading(|e| Ok(e.core()?.own_sites()))
+    }
+
     /// The last committed version, as `crsql_db_version()`.
     pub fn db_version(&self) -> Result<i64> {
         self.reading(|e| {

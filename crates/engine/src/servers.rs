@@ -1,7 +1,7 @@
 //! What a replica knows of its server, kept in the file: so `pending` is right offline and after a crash.
 
 use crate::core::{Core, LogRow};
-use crate::cut::{count, only};
+use crate::cut::{count, only, only_of};
 use crate::error::{Error, Result};
 use crate::replica::Replica;
 use crate::session::settled;
@@ -27,7 +27,7 @@ pub struct ServerNote {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Pending {
-    /// Transactions of this replica's own site. Without a server, all of them.
+    /// This replica's own transactions. Without a server, all of them.
     pub transactions: u64,
     /// Roughly what they take to send.
     pub bytes: u64,
@@ -106,10 +106,10 @@ impl Core {
         }))
     }
 
-    /// The transactions of this replica's own site that its server has not acknowledged.
+    /// This replica's own transactions that its server has not acknowledged.
     pub fn unacknowledged(&self) -> Result<VersionVector> {
         let acknowledged = self.server()?.map(|s| s.acknowledged).unwrap_or_default();
-        Ok(only(&self.vector.missing_from(&acknowledged), &self.own_site()))
+        Ok(only_of(&self.vector.missing_from(&acknowledged), &self.own_sites()))
     }
 
     /// Takes out of a changeset for others the transactions that only the server may have: it can still refuse them.
@@ -127,11 +127,12 @@ impl Core {
         if self.server()?.is_none() {
             return Ok(VersionVector::new());
         }
-        let withheld = self.unacknowledged()?.missing_from(theirs);
+        // Under a former id stands what the server once had.
+        let own = self.own_site();
+        let withheld = only(&self.unacknowledged()?, &own).missing_from(theirs);
         if withheld.is_empty() {
             return Ok(withheld);
         }
-        let own = self.own_site();
         *brings = brings.missing_from(&withheld);
         rows.retain(|r| {
             self.sites.id(r.header.site) != Some(own) || !withheld.contains(&own, r.header.version)

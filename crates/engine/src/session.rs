@@ -15,7 +15,7 @@ use rejoin_sqlite::ValueRef;
 pub struct CutRequest<'a> {
     /// What the receiver holds.
     pub theirs: &'a VersionVector,
-    /// Only transactions of this replica's own site: the receiver does not take those of others from it. The base then
+    /// Only transactions of this replica's own sites ([`Replica::own_sites`]): the receiver does not take those of others from it. The base then
     /// names only what the receiver has, so a transaction of which nothing is left here because another's, which
     /// the receiver still lacks, has overwritten it arrives empty: it shows what it overwrites when the other one comes.
     pub own_only: bool,

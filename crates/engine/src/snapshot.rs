@@ -29,7 +29,7 @@ pub struct Snapshot {
 }
 
 /// What a copy must not take along: it is known of this file, not of the data.
-const OWN_NAMES: &str = "DELETE FROM main.crsql_meta WHERE name GLOB 'server-*' OR name = 'clock-offset'; \
+const OWN_NAMES: &str = "DELETE FROM main.crsql_meta WHERE name GLOB 'server-*' OR name IN ('clock-offset', 'former-sites'); \
      DELETE FROM main.crsql_rejected; DELETE FROM main.crsql_wanted";
 
 impl Replica {

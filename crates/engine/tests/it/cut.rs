@@ -207,3 +207,29 @@ fn commits_of_others_are_noticed() {
     a.vector().unwrap();
     assert!(a.changed_outside().unwrap());
 }
+
+/// A server that lost them gets them from the replica that wrote them, whatever it is called now.
+#[test]
+fn what_was_written_before_a_rollback_stays_the_replicas_own() {
+    let files = Files::new();
+    let (a, server) = (files.open("a.db", ITEMS), files.open("server.db", ITEMS));
+    run(&a, "INSERT INTO items(id, name) VALUES (1, 'before')");
+    pull(&a, &server).unwrap();
+    let old = a.site_id().unwrap();
+    let new = a.renew_site_id().unwrap();
+    run(&a, "INSERT INTO items(id, name) VALUES (2, 'after')");
+    assert_eq!(a.own_sites().unwrap(), [old, new]);
+    let own = own_cut(&a, &VersionVector::new()).unwrap();
+    assert_eq!((own.transactions, own.brings.max(&old), own.brings.max(&new)), (2, 1, 1));
+    assert_eq!(a.pending().unwrap().transactions, 2);
+    let restored = files.open("restored.db", ITEMS);
+    restored.apply_changeset(&own.bytes).unwrap();
+    assert_equal(&a, &restored, "items");
+    // Opened again it is as before; a copy of it never wrote under either.
+    drop(a);
+    let a = files.open("a.db", "");
+    assert_eq!(a.own_sites().unwrap(), [old, new]);
+    a.snapshot_to(files.dir.path().join("copy.db"), &[]).unwrap();
+    let copy = Replica::from_snapshot(files.dir.path().join("copy.db")).unwrap();
+    assert_eq!(copy.own_sites().unwrap(), [copy.site_id().unwrap()]);
+}

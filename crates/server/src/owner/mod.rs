@@ -224,7 +224,10 @@ impl Owner {
                 Reader::Vector(theirs) => self.replica.cut_for(&CutRequest::new(theirs))?,
                 Reader::Since(since) => self.replica.tail_cut(Position(*since), u64::MAX)?,
             };
-            Ok::<_, Error>((cut.filter(|c| only_site(&c.brings) != Some(site)).map(made_cut), upto))
+            // Whoever names a vector lacks what it lacks: its own file may have been rolled back.
+            let has_it =
+                |c: &rejoin::Cut| matches!(reader, Reader::Since(_)) && only_site(&c.brings) == Some(site);
+            Ok::<_, Error>((cut.filter(|c| !has_it(c)).map(made_cut), upto))
         })();
         match made {
             Ok((cut, upto)) => {
