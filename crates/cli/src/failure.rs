@@ -16,6 +16,10 @@ pub enum Kind {
     Busy,
     Damaged,
     System,
+    Incompatible,
+    Rejected,
+    Behind,
+    Offline,
     Interrupted,
     Pipe,
 }
@@ -32,6 +36,10 @@ impl Kind {
             Kind::Busy => 6,
             Kind::Damaged => 7,
             Kind::System => 8,
+            Kind::Incompatible => 9,
+            Kind::Rejected => 10,
+            Kind::Behind => 11,
+            Kind::Offline => 12,
             Kind::Interrupted => 130,
         }
     }

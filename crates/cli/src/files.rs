@@ -27,6 +27,10 @@ pub fn set_wait(seconds: u32) {
     WAIT_SECONDS.store(seconds, Ordering::SeqCst);
 }
 
+pub fn wait() -> Duration {
+    Duration::from_secs(u64::from(WAIT_SECONDS.load(Ordering::SeqCst)))
+}
+
 /// Opens a database; with tables that are replicated or without.
 pub fn open(path: &Path, access: Access) -> Result<Replica> {
     let replica = open_any(path, access)?;
@@ -48,8 +52,7 @@ pub fn open_any(path: &Path, access: Access) -> Result<Replica> {
     let replica = opened.map_err(|e| Failure::from(e).at(path.display()))?;
     let conn = replica.connection();
     stop::watch(conn);
-    let seconds = WAIT_SECONDS.load(Ordering::SeqCst);
-    conn.busy_timeout(Duration::from_secs(u64::from(seconds)))?;
+    conn.busy_timeout(wait())?;
     if fresh {
         // Readers and a writer at once; a schema may say otherwise.
         conn.pragma_update(None, "journal_mode", "WAL").map_err(|e| Failure::from(e).at(path.display()))?;

@@ -12,7 +12,8 @@ mod stop;
 
 use clap::{Parser, Subcommand};
 use commands::{
-    apply, changes, compact, diff, import, init, merge, replicate, serve, status, upgrade, verify,
+    apply, changes, clone, compact, diff, import, init, merge, rejected, replicate, serve, status, sync,
+    upgrade, verify,
 };
 use failure::{Kind, Result};
 use std::process::ExitCode;
@@ -28,13 +29,19 @@ Exit codes:
   6    busy: another program is writing
   7    damaged; `rejoin verify DB --repair` may help
   8    the system: disk full, I/O error, out of memory
+  9    incompatible: the server does not take this database or client
+  10   rejected: the server did not take some transactions
+  11   behind: a schema or transactions are missing on one side
+  12   offline: the server was not reached
   130  interrupted; what was begun was taken back
 
 Examples:
   rejoin init shop.db --schema schema.sql
   rejoin import shop.db books books.csv --key book_id
   rejoin merge shop.db laptop.db
-  rejoin diff shop.db laptop.db";
+  rejoin diff shop.db laptop.db
+  rejoin clone wss://sync.example.org/shop till2.db --token-file till2.jwt
+  rejoin sync till2.db wss://sync.example.org/shop --token-file till2.jwt --watch";
 
 /// Replicated SQLite: ordinary tables that every device writes at once and that become equal when devices meet.
 #[derive(Parser)]
@@ -57,6 +64,9 @@ enum Command {
     Changes(changes::Args),
     Apply(apply::Args),
     Merge(merge::Args),
+    Sync(sync::Args),
+    Clone(clone::Args),
+    Rejected(rejected::Args),
     Diff(diff::Args),
     Verify(verify::Args),
     Compact(compact::Args),
@@ -74,6 +84,9 @@ impl Command {
             Command::Changes(args) => changes::run(args),
             Command::Apply(args) => apply::run(args),
             Command::Merge(args) => merge::run(args),
+            Command::Sync(args) => sync::run(args),
+            Command::Clone(args) => clone::run(args),
+            Command::Rejected(args) => rejected::run(args),
             Command::Diff(args) => diff::run(args),
             Command::Verify(args) => verify::run(args),
             Command::Compact(args) => compact::run(args),
@@ -86,6 +99,8 @@ impl Command {
     fn aftermath(&self) -> &'static str {
         match self {
             Command::Merge(_) => "each direction is taken whole or not at all; run it again to go on",
+            Command::Sync(_) => "what is not yet acknowledged stays pending",
+            Command::Clone(_) => "run it again to go on",
             Command::Status(_) | Command::Changes(_) | Command::Diff(_) => "nothing was changed",
             _ => "the database is as it was before",
         }

@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 static REQUESTED: AtomicBool = AtomicBool::new(false);
-/// The command waits for input that may never come; there is nothing to take back yet.
+/// The command waits for what may never come; there is nothing to take back.
 static WAITING: AtomicBool = AtomicBool::new(false);
 static HANDLES: Mutex<Vec<InterruptHandle>> = Mutex::new(Vec::new());
 
@@ -27,11 +27,16 @@ pub fn install() {
 
 /// Reads all of a pipe or of stdin; Ctrl-C ends the command meanwhile.
 pub fn read_all(mut input: impl Read) -> std::io::Result<Vec<u8>> {
-    WAITING.store(true, Ordering::SeqCst);
     let mut all = Vec::new();
-    let read = input.read_to_end(&mut all);
+    waiting(|| input.read_to_end(&mut all)).map(|_| all)
+}
+
+/// Runs what may take for ever and leaves nothing that is half done; Ctrl-C ends the command meanwhile.
+pub fn waiting<R>(f: impl FnOnce() -> R) -> R {
+    WAITING.store(true, Ordering::SeqCst);
+    let done = f();
     WAITING.store(false, Ordering::SeqCst);
-    read.map(|_| all)
+    done
 }
 
 /// Statements of this connection are interrupted, too.

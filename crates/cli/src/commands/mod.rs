@@ -1,12 +1,15 @@
 pub mod apply;
 pub mod changes;
+pub mod clone;
 pub mod compact;
 pub mod diff;
 pub mod import;
 pub mod init;
 pub mod merge;
+pub mod rejected;
 pub mod replicate;
 pub mod serve;
 pub mod status;
+pub mod sync;
 pub mod upgrade;
 pub mod verify;

@@ -1,6 +1,6 @@
 use crate::Folder;
 
-const COMMANDS: [&str; 11] = [
+const COMMANDS: [&str; 14] = [
     "init",
     "import",
     "replicate",
@@ -8,6 +8,9 @@ const COMMANDS: [&str; 11] = [
     "changes",
     "apply",
     "merge",
+    "sync",
+    "clone",
+    "rejected",
     "diff",
     "verify",
     "compact",
@@ -30,7 +33,7 @@ fn every_command_explains_itself_with_examples() {
             "{command}"
         );
     }
-    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "130 "] {
+    for code in ["0 ", "1 ", "2 ", "3 ", "4 ", "5 ", "6 ", "7 ", "8 ", "9 ", "10 ", "11 ", "12 ", "130 "] {
         assert!(ran.out.lines().any(|l| l.trim_start().starts_with(code)), "exit code {code}");
     }
 }
@@ -41,6 +44,11 @@ fn wrong_usage_is_2() {
     f.run("").fails(2, &["Usage"]);
     f.run("frobnicate a.db").fails(2, &["frobnicate"]);
     f.run("merge a.db").fails(2, &["<B>"]);
+    f.run("sync a.db").fails(2, &["<URL>"]);
+    f.run("sync a.db shop").fails(2, &["shop", "ws://HOST:PORT/ROOM"]);
+    f.run("clone ws://localhost/a/b c.db").fails(2, &["one name"]);
+    f.run("rejected a.db --retry 1 --drop 1").fails(2, &["--drop"]);
+    f.run("rejected a.db --site 12 --drop 1").fails(2, &["site id"]);
     f.run("init a.db").fails(2, &["--schema"]);
     f.run("replicate a.db").fails(2, &["TABLE"]);
     f.run("changes a.db --since -1").fails(2, &["-1"]);

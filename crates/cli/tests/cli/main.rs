@@ -12,6 +12,7 @@ mod merge;
 mod replicate;
 mod serve;
 mod status;
+mod sync;
 mod upgrade;
 mod verify;
 

@@ -24,7 +24,7 @@ impl Client {
             resume: self.remains.as_ref().and_then(|r| r.offer()),
             agent: self.config.agent.clone(),
         };
-        self.token.clone_from(&self.config.token);
+        self.told_token.clone_from(&self.config.token);
         self.phase = Phase::Greeting { sent_ms: now_ms };
         self.send(&Frame::Hello(hello));
     }
@@ -36,7 +36,7 @@ impl Client {
         }
         if self.facts.lineage.is_some_and(|ours| ours != welcome.lineage) {
             let message = "this database and the room have nothing to do with each other (other lineage); \
-                           clone the room to join it, or use another room";
+                           `rejoin sync --start-over` takes the room's state and keeps what only this database has";
             return self.fail(fault(Code::OtherLineage, message), now_ms);
         }
         // The server wrote its time about half-way between the two moments.
@@ -59,14 +59,13 @@ impl Client {
                     self.start_over();
                 }
             }
-            Reply::Prepared { wanted, .. } => {
+            Reply::Prepared(_) => {
                 let Phase::Settling(s) = std::mem::replace(&mut self.phase, Phase::Stopped) else { return };
                 let mut open = s.open;
-                let ask = open.settled(s.relation.unwrap_or(Relation::Same), &self.facts, wanted);
+                open.settled(s.relation.unwrap_or(Relation::Same), &self.facts);
                 self.phase = Phase::Open(Box::new(open));
-                self.refused = None;
+                (self.refused, self.started_over) = (None, false);
                 self.renew_token();
-                ask.iter().for_each(|f| self.send(f));
             }
             _ => {}
         }

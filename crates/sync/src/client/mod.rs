@@ -71,8 +71,10 @@ pub struct Client {
     described: bool,
     /// Why the server does not take this database, until it does.
     refused: Option<String>,
+    /// From a snapshot, and not let in since.
+    started_over: bool,
     /// The token that the server has.
-    token: Option<String>,
+    told_token: Option<String>,
     remains: Option<Remains>,
     backoff: Backoff,
     random: u64,
@@ -92,7 +94,8 @@ impl Client {
             stale: true,
             described: false,
             refused: None,
-            token: None,
+            started_over: false,
+            told_token: None,
             remains: None,
             backoff: Backoff::default(),
             random,
@@ -103,6 +106,11 @@ impl Client {
 
     pub fn facts(&self) -> &Facts {
         &self.facts
+    }
+
+    /// The newest token.
+    pub fn token(&self) -> Option<String> {
+        self.config.token.clone()
     }
 
     /// What came of an event. `now_ms`: Unix milliseconds by this machine's clock.
@@ -118,7 +126,7 @@ impl Client {
             Event::Frame(bytes) => self.frame(&bytes, now_ms),
             Event::Closed { why } => self.closed(why, now_ms),
             Event::Changed => self.stale = true,
-            Event::Token(token) => self.token(token),
+            Event::Token(token) => self.take_token(token),
             Event::Reply(reply) => {
                 self.asked = false;
                 self.reply(reply, now_ms);
@@ -163,7 +171,7 @@ impl Client {
         self.out.push(Effect::Connect);
     }
 
-    fn token(&mut self, token: String) {
+    fn take_token(&mut self, token: String) {
         self.config.token = Some(token);
         match self.phase {
             Phase::Offline { .. } if self.refused.is_some() => self.start(),
@@ -173,9 +181,9 @@ impl Client {
     }
 
     fn renew_token(&mut self) {
-        if self.token != self.config.token {
-            self.token.clone_from(&self.config.token);
-            let token = self.token.clone().unwrap_or_default();
+        if self.told_token != self.config.token {
+            self.told_token.clone_from(&self.config.token);
+            let token = self.told_token.clone().unwrap_or_default();
             self.send(&Frame::Token(token));
         }
     }
@@ -222,7 +230,7 @@ impl Client {
         self.out.push(Effect::Disconnect);
         match fault.code.retry() {
             // Another token has come since.
-            Retry::Never if fault.code == Code::Unauthenticated && self.token != self.config.token => {
+            Retry::Never if fault.code == Code::Unauthenticated && self.told_token != self.config.token => {
                 self.offline(fault.message, None, now_ms);
             }
             Retry::Never => self.refuse(fault.message, now_ms),
@@ -305,7 +313,7 @@ impl Client {
             Phase::Open(_) if self.stale && !self.described => None,
             Phase::Open(open) => open.request(&self.facts),
         };
-        self.acknowledge_rows();
+        self.send_said();
         let request = request.or_else(|| self.stale.then_some(Request::Describe));
         if let Some(request) = request {
             self.described = request == Request::Describe;
@@ -315,10 +323,10 @@ impl Client {
         }
     }
 
-    fn acknowledge_rows(&mut self) {
+    fn send_said(&mut self) {
         let Phase::Open(open) = &mut self.phase else { return };
-        let acks = open.take_acks();
-        acks.into_iter().for_each(|cut| self.send(&Frame::Ack(cut)));
+        let said = open.take_said();
+        said.iter().for_each(|frame| self.send(frame));
     }
 
     fn reply(&mut self, reply: Reply, now_ms: u64) {
@@ -334,8 +342,13 @@ impl Client {
             (Phase::Open(_), reply) => self.open_reply(reply, now_ms),
             (Phase::Settling(_), reply) => self.settle(reply, now_ms),
             (Phase::Describing, Reply::Described(_)) => self.greet(now_ms),
+            // A second time in a row it did not help.
+            (Phase::StartingOver, Reply::StartedOver(_)) if self.started_over => {
+                self.offline("the room's snapshot is older than what it has forgotten".into(), None, now_ms);
+            }
             (Phase::StartingOver, Reply::StartedOver(_)) => {
-                self.offline("starting over from a snapshot".into(), None, now_ms);
+                self.started_over = true;
+                self.dial();
             }
             // Somebody has changed what the server did not like.
             (Phase::Offline { .. }, Reply::Described(_)) => {

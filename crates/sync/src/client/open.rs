@@ -8,6 +8,7 @@ use rejoin_crdt::vector::VersionVector;
 use rejoin_wire::frame::{
     Bytes, Code, Fault, Frame, Refused, Reject, Rejection, Retry, RowName, Welcome, WireVector, vector_hash,
 };
+use std::collections::VecDeque;
 
 /// How long a cut waits that the server put off.
 const PUT_OFF_MS: u64 = 5_000;
@@ -51,15 +52,17 @@ pub(super) struct Open {
     dirty: bool,
     resume: Option<([u8; 16], u64)>,
     rejected: Option<Rejected>,
-    /// Rows that the server is asked for after a change of clock.
-    rows_wanted: bool,
+    /// Rows that the server was asked for, beside those of a rejection.
+    rows_wanted: Vec<RowName>,
+    /// What row states were asked for, in order: whether for the rejection.
+    asks: VecDeque<bool>,
     /// Why nothing is sent for now, and until when.
     blocked: Option<(String, Option<u64>)>,
     acknowledge: bool,
     /// Cuts in a row, of either direction, that built on what was not there.
     gaps: u32,
-    /// Cuts of row states to acknowledge.
-    acks: Vec<u64>,
+    /// Frames that come of looking for the next request.
+    said: Vec<Frame>,
     sent_ms: u64,
     heard_ms: u64,
     /// When something last went on, heartbeats aside.
@@ -89,11 +92,12 @@ impl Open {
             dirty: true,
             resume: welcome.resume,
             rejected: None,
-            rows_wanted: false,
+            rows_wanted: Vec::new(),
+            asks: VecDeque::new(),
             blocked: None,
             acknowledge: false,
             gaps: 0,
-            acks: Vec::new(),
+            said: Vec::new(),
             sent_ms: now_ms,
             heard_ms: now_ms,
             moved_ms: now_ms,
@@ -102,26 +106,19 @@ impl Open {
         }
     }
 
-    /// From here on the storage works for what flows. Asks the server for its state of some rows.
-    pub(super) fn settled(
-        &mut self,
-        relation: Relation,
-        facts: &Facts,
-        wanted: Vec<RowName>,
-    ) -> Option<Frame> {
+    /// From here on the storage works for what flows.
+    pub(super) fn settled(&mut self, relation: Relation, facts: &Facts) {
         self.relation = relation;
         self.ours.clone_from(&facts.schema);
         self.caught_up = facts.vector.covers(&self.theirs);
-        self.rows_wanted = !wanted.is_empty();
-        self.rows_wanted.then_some(Frame::RowsWanted(wanted))
     }
 
     pub(super) fn remains(&mut self) -> Option<Remains> {
         self.incoming.remains()
     }
 
-    pub(super) fn take_acks(&mut self) -> Vec<u64> {
-        std::mem::take(&mut self.acks)
+    pub(super) fn take_said(&mut self) -> Vec<Frame> {
+        std::mem::take(&mut self.said)
     }
 
     fn heartbeat_ms(&self) -> u64 {
@@ -139,7 +136,7 @@ impl Open {
 
     /// The next step is the server's.
     fn awaits_server(&self) -> bool {
-        let waiting = self.rejected.as_ref().map_or(self.rows_wanted, |r| r.waiting);
+        let waiting = self.rejected.as_ref().map_or(!self.rows_wanted.is_empty(), |r| r.waiting);
         let sending = !self.outgoing.is_idle() && self.rejected.is_none();
         self.applying.is_none() && (waiting || sending || !self.incoming.is_idle() || !self.caught_up)
     }
@@ -243,6 +240,10 @@ impl Open {
         self.outgoing.refused(refused.cut)?;
         self.theirs = refused.vector.0;
         self.dirty = true;
+        if matches!(refused.code, Code::Fork | Code::Clock) {
+            // The next greeting settles that.
+            return Err(fault(refused.code, refused.message));
+        }
         self.blocked = match refused.code.retry() {
             Retry::Now if self.gaps < GAPS_MAX => {
                 self.gaps += 1;
@@ -265,16 +266,16 @@ impl Open {
         Ok(())
     }
 
-    /// Row states go to those who asked; without a request of the storage for now where more may be needed.
+    /// Row states go to those who asked, in the order in which they did.
     fn arrived_rows(&mut self, rows: Vec<u8>) -> Option<Request> {
-        match &mut self.rejected {
-            Some(rejected) if rejected.waiting => {
+        match (self.asks.pop_front()?, &mut self.rejected) {
+            (true, Some(rejected)) => {
                 rejected.rows.push(rows);
                 rejected.waiting = false;
                 None
             }
-            _ if std::mem::take(&mut self.rows_wanted) => Some(Request::MergeRows(rows)),
-            _ => None,
+            (true, None) => None,
+            (false, _) => Some(Request::MergeRows(rows)),
         }
     }
 
@@ -290,13 +291,18 @@ impl Open {
         }
         if let Some(Arrived { cut, bytes, more, rows, .. }) = self.incoming.take() {
             if rows {
-                self.acks.push(cut);
+                self.said.push(Frame::Ack(cut));
                 return self.arrived_rows(bytes).or_else(|| self.request(facts));
             }
             (self.applying, self.applying_more) = (Some(cut), more);
             return Some(Request::Apply(bytes));
         }
-        if self.rejected.is_some() || self.rows_wanted {
+        if self.rejected.is_none() && self.rows_wanted.is_empty() && !facts.wanted.is_empty() {
+            self.rows_wanted.clone_from(&facts.wanted);
+            self.asks.push_back(false);
+            self.said.push(Frame::RowsWanted(facts.wanted.clone()));
+        }
+        if self.rejected.is_some() || !self.rows_wanted.is_empty() {
             // What is written here meanwhile waits.
             return None;
         }
@@ -356,10 +362,16 @@ impl Open {
                 if let Some(rejected) = &mut self.rejected {
                     rejected.waiting = true;
                 }
+                self.asks.push_back(true);
                 out.push(Frame::RowsWanted(wanted));
             }
-            Reply::Merged(_) => self.dirty = true,
-            Reply::Acknowledged(_) | Reply::Prepared { .. } | Reply::StartedOver(_) => {}
+            Reply::Merged(_) => {
+                self.dirty = true;
+                if std::mem::take(&mut self.rows_wanted) == facts.wanted {
+                    return Err(fault(Code::Gap, "the server's answer does not settle the rows asked for"));
+                }
+            }
+            Reply::Acknowledged(_) | Reply::Prepared(_) | Reply::StartedOver(_) => {}
             Reply::Failed(_) | Reply::Impossible(_) => {}
         }
         if let Some(credit) = self.incoming.credit() {
@@ -400,7 +412,7 @@ impl Open {
                 Ok(Next::Stay)
             }
             // A fork of this site has given it a new id by now, and the next greeting settles the rest.
-            NotApplied::Fork(message) => Ok(Next::Reconnect(message)),
+            NotApplied::Fork(message) | NotApplied::Clock(message) => Ok(Next::Reconnect(message)),
             NotApplied::BelowHorizon(_) => Ok(Next::StartOver),
             NotApplied::OtherLineage(message) => Err(fault(Code::OtherLineage, message)),
             NotApplied::Bad(message) => Err(fault(Code::Malformed, message)),
@@ -416,7 +428,8 @@ impl Open {
         let put_off = self.blocked.as_ref().is_some_and(|b| b.1.is_some());
         let stuck = self.blocked.is_some() || self.welcome.grants.read_only;
         let quiet = self.outgoing.is_idle() && self.incoming.is_idle() && self.applying.is_none();
-        let done = self.rejected.is_none() && !self.rows_wanted && !self.compare && !self.acknowledge;
+        let done =
+            self.rejected.is_none() && self.rows_wanted.is_empty() && !self.compare && !self.acknowledge;
         quiet && done && self.caught_up && !put_off && (stuck || !self.dirty)
     }
 
@@ -435,7 +448,7 @@ impl Open {
             let reason = "the token allows reading only".to_owned();
             return State::Behind { pending, reason };
         }
-        if pending > 0 || busy || !self.caught_up || self.rejected.is_some() || self.rows_wanted {
+        if pending > 0 || busy || !self.caught_up || self.rejected.is_some() || !facts.wanted.is_empty() {
             return State::Syncing { pending, bytes };
         }
         match &self.relation {

@@ -25,6 +25,8 @@ pub struct Facts {
     /// Transactions in `crsql_rejected`, and the reason of the last.
     pub rejected: u64,
     pub rejected_reason: String,
+    /// Rows of which the server's state is to be asked for and merged; perhaps not all of them at once.
+    pub wanted: Vec<RowName>,
 }
 
 /// What must be done before anything is merged.
@@ -84,6 +86,8 @@ pub enum NotApplied {
     Fork(String),
     OtherLineage(String),
     BelowHorizon(String),
+    /// It is from the future: one of the clocks is wrong.
+    Clock(String),
     /// The bytes are no honest changeset.
     Bad(String),
 }
@@ -96,11 +100,7 @@ pub enum Reply {
         relation: Relation,
         chain: Option<u64>,
     },
-    /// With the rows that the server must send anew.
-    Prepared {
-        facts: Box<Facts>,
-        wanted: Vec<RowName>,
-    },
+    Prepared(Box<Facts>),
     Made(Option<MadeCut>),
     /// `holds`: what the cut says that its sender holds, `rejoin_wire::Reader::holds`.
     Applied {
@@ -183,7 +183,7 @@ impl Reply {
     pub(super) fn facts(&self) -> Option<&Facts> {
         match self {
             Reply::Described(facts)
-            | Reply::Prepared { facts, .. }
+            | Reply::Prepared(facts)
             | Reply::Applied { facts, .. }
             | Reply::NotApplied { facts, .. }
             | Reply::Adopted { facts, .. }

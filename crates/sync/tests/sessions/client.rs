@@ -21,7 +21,8 @@ pub struct Node {
     /// This machine's clock less the true one.
     pub skew_ms: i64,
     pub schema: Vec<u8>,
-    pub restamps: u64,
+    /// A row of the server's is wanted.
+    pub wanted: bool,
 }
 
 impl Node {
@@ -36,7 +37,7 @@ impl Node {
             promised: VersionVector::new(),
             skew_ms,
             schema: b"1".to_vec(),
-            restamps: 0,
+            wanted: false,
         }
     }
 
@@ -57,6 +58,7 @@ impl Node {
             clock_offset_ms: self.store.clock_offset_ms,
             rejected: self.store.rejected,
             rejected_reason: "unlucky".into(),
+            wanted: if self.wanted { vec![crate::world::row_name()] } else { Vec::new() },
         })
     }
 
@@ -73,7 +75,8 @@ impl Node {
             },
             Request::Prepare(steps) => {
                 steps.into_iter().for_each(|step| self.step(step, dice));
-                Reply::Prepared { facts: self.facts(), wanted: Vec::new() }
+                self.wanted = dice.one_in(3);
+                Reply::Prepared(self.facts())
             }
             Request::MakeCut { theirs, own_only, .. } => {
                 Reply::Made(self.store.cut(&theirs, own_only, dice.padding()).map(made))
@@ -87,7 +90,10 @@ impl Node {
                 let voids = rejections.iter().filter_map(|r| self.store.void(r.version)).collect();
                 Reply::Adopted { voids, wanted: Vec::new(), facts: self.facts() }
             }
-            Request::MergeRows(_) => Reply::Merged(self.facts()),
+            Request::MergeRows(_) => {
+                assert!(std::mem::take(&mut self.wanted), "rows that nobody asked for");
+                Reply::Merged(self.facts())
+            }
             Request::Acknowledge(vector) => {
                 self.store.acknowledged = vector.clone();
                 Reply::Acknowledged(vector)
@@ -102,7 +108,6 @@ impl Node {
             Step::NewSite => self.store.take_site(dice.id()),
             Step::GiveWay(common) => self.store.give_way(common, dice.id()),
             Step::Restamp { acknowledged, offset_ms } => {
-                self.restamps += 1;
                 self.store.restamp(&acknowledged, offset_ms);
             }
             Step::Remember { vector, .. } => self.store.acknowledged = vector,

@@ -1,0 +1,6 @@
+//! The client against a real server, over real sockets.
+
+mod clones;
+mod live;
+mod states;
+mod util;
