@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use rejoin_crdt::meta::{ColSet, Stamp};
 use rejoin_crdt::{SiteId, ValueRef};
-use rejoin_wire::{GroupRecord, Header, Reader, Result, RowRecord, Transaction, Writer};
+use rejoin_wire::{GroupRecord, Header, Naming, Reader, Result, RowRecord, Transaction, Writer};
 
 const ROWS: i64 = 100_000;
 
@@ -24,7 +24,12 @@ fn write(keys: &[Vec<u8>], texts: &[String], compress: bool) -> Result<Vec<u8>> 
     let transaction =
         Transaction { origin: site, version: 1, clock: 1, nonce: 2, chain: 3, relay: false, db_version: 1 };
     let index = w.transaction(transaction);
-    w.begin_table("item", &["id"], &["title", "stock", "price", "note"])?;
+    w.begin_table(
+        &Naming::new("item"),
+        &["id"],
+        &["title", "stock", "price", "note"].map(Naming::new),
+        false,
+    )?;
     let stamp = Stamp { col_version: 1, db_version: i64::from(index), site };
     let cols = ColSet::from_low(0b1111);
     let mut record = RowRecord { cl: 1, ..RowRecord::default() };

@@ -8,7 +8,8 @@ use rejoin_crdt::vector::VersionVector;
 
 use crate::error::{Error, Result};
 use crate::limits::{COLUMNS_MAX, NAME_BYTES_MAX, TABLES_MAX, VERSION_MAX};
-use crate::record::{EmptyRange, Header, Transaction, has_duplicates};
+use crate::naming::{self, Entries, Name};
+use crate::record::{EmptyRange, Header, Transaction};
 use crate::varint::Input;
 use crate::writer::{
     COMPRESSED, FORMAT, HAS_HORIZON, HAS_LINEAGE, HASH_BYTES, HEAD_BYTES, MAGIC, ROW_STATES, TAIL, checksum,
@@ -23,6 +24,7 @@ pub(crate) struct Entry {
     pub(crate) name: Names,
     pub(crate) keys: Names,
     pub(crate) columns: Names,
+    pub(crate) more: Entries,
     pub(crate) rows: u64,
     pub(crate) body: Range<usize>,
 }
@@ -181,7 +183,7 @@ pub(crate) fn read_name<'a>(input: &mut Input<'a>) -> Result<&'a str> {
 
 /// The directory; `payload_len` says where `input` stands in the payload.
 pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<Vec<Entry>> {
-    let count = input.count(7)?;
+    let count = input.count(8)?;
     if count > TABLES_MAX {
         return Err(Error::TooLarge { what: "tables", limit: TABLES_MAX as u64 });
     }
@@ -189,8 +191,8 @@ pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<V
     let mut bodies_len = 0usize;
     for _ in 0..count {
         let start = payload_len - input.len();
-        read_name(input)?;
-        let (keys, columns) = read_columns(input, payload_len)?;
+        let name = read_name(input)?;
+        let (keys, columns, more) = read_columns(input, payload_len, name)?;
         let rows = input.varint()?;
         let body_len = input.count(1)?;
         // Every row has at least one byte in the key stream.
@@ -199,7 +201,7 @@ pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<V
         }
         let body = bodies_len..bodies_len + body_len;
         bodies_len = body.end;
-        tables.push(Entry { name: Names { start, count: 1 }, keys, columns, rows, body });
+        tables.push(Entry { name: Names { start, count: 1 }, keys, columns, more, rows, body });
     }
     if bodies_len != input.len() {
         return Err(Error::Malformed { what: "the tables do not fill the changeset" });
@@ -209,22 +211,27 @@ pub(crate) fn read_tables(input: &mut Input<'_>, payload_len: usize) -> Result<V
     Ok(tables)
 }
 
-fn read_columns(input: &mut Input<'_>, payload_len: usize) -> Result<(Names, Names)> {
-    let mut all = Vec::new();
+/// Key columns, other columns, and further names.
+fn read_columns(input: &mut Input<'_>, payload_len: usize, table: &str) -> Result<(Names, Names, Entries)> {
+    let mut lists = [Vec::new(), Vec::new()];
     let mut places = [Names { start: 0, count: 0 }; 2];
-    for place in &mut places {
+    let mut left = COLUMNS_MAX;
+    for (list, place) in lists.iter_mut().zip(&mut places) {
         let count = input.count(1)?;
-        if all.len() + count > COLUMNS_MAX {
-            return Err(Error::TooLarge { what: "columns of a table", limit: COLUMNS_MAX as u64 });
-        }
+        left = left
+            .checked_sub(count)
+            .ok_or(Error::TooLarge { what: "columns of a table", limit: COLUMNS_MAX as u64 })?;
         *place = Names { start: payload_len - input.len(), count };
         for _ in 0..count {
-            all.push(read_name(input)?);
+            list.push(read_name(input)?);
         }
     }
-    let [keys, columns] = places;
-    if keys.count == 0 || has_duplicates(all.into_iter()) {
-        return Err(Error::Malformed { what: "a table without a key, or with two columns of one name" });
+    let [keys, columns] = lists;
+    let key = |text| Name { text, life: 0 };
+    if keys.is_empty() || naming::has_duplicates(keys.into_iter().map(key)) {
+        return Err(Error::Malformed { what: "a table without a key, or with two key columns of one name" });
     }
-    Ok((keys, columns))
+    let more = naming::check_more(input, payload_len, table, &columns)?;
+    let [keys, columns] = places;
+    Ok((keys, columns, more))
 }

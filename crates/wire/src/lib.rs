@@ -14,6 +14,7 @@ pub mod frame;
 mod front;
 mod keys;
 pub mod limits;
+mod naming;
 mod reader;
 mod record;
 mod relation;
@@ -22,6 +23,7 @@ mod varint;
 mod writer;
 
 pub use error::{Error, Result};
+pub use naming::{Name, Naming};
 pub use reader::{Reader, Row, TableInfo, TableReader};
 pub use record::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};
 pub use relation::Relation;

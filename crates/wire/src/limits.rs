@@ -10,6 +10,10 @@ pub const VALUE_BYTES_MAX: usize = 1_000_000_000;
 pub const TABLES_MAX: usize = 65_536;
 /// Columns of one table, key columns included (SQLite's own hard limit).
 pub const COLUMNS_MAX: usize = 32_767;
+/// How often a name may have been given anew, and so the largest life of one.
+pub const LIFE_MAX: u32 = 1 << 20;
+/// Names of a table and its columns beyond one of life 0 each.
+pub const MORE_NAMES_MAX: usize = 65_536;
 /// Bytes of the name of a table or column.
 pub const NAME_BYTES_MAX: usize = 1 << 20;
 /// A key shares at most this many leading bytes with the one before it: more would let

@@ -13,6 +13,7 @@ use crate::error::{Error, Result};
 use crate::front::{self, Entry, Names};
 use crate::keys::KeyReader;
 use crate::limits::BYTES_MAX;
+use crate::naming::{self, Naming};
 use crate::record::{EmptyRange, Header, RowRecord, Transaction};
 use crate::runs::{Bounds, RunReader};
 use crate::varint::Input;
@@ -37,9 +38,11 @@ pub struct Reader<'a> {
 /// What the list of tables says of one.
 #[derive(Clone, Debug)]
 pub struct TableInfo<'r> {
-    pub name: &'r str,
+    pub name: Naming<'r>,
     pub keys: Vec<&'r str>,
-    pub columns: Vec<&'r str>,
+    pub columns: Vec<Naming<'r>>,
+    /// The sender does not have these columns itself.
+    pub waiting: bool,
     pub rows: u64,
 }
 
@@ -178,12 +181,11 @@ impl<'a> Reader<'a> {
             // They were read once when the changeset was opened: the fallback is never taken.
             (0..names.count).map(|_| front::read_name(&mut input).unwrap_or_default()).collect::<Vec<_>>()
         };
-        TableInfo {
-            name: names(&entry.name).first().copied().unwrap_or_default(),
-            keys: names(&entry.keys),
-            columns: names(&entry.columns),
-            rows: entry.rows,
-        }
+        let mut name = Naming::new(names(&entry.name).first().copied().unwrap_or_default());
+        let mut columns: Vec<Naming<'_>> = names(&entry.columns).into_iter().map(Naming::new).collect();
+        let mut more = Input::new(self.payload.get(entry.more.start..).unwrap_or_default());
+        naming::assign(&mut more, entry.more.count, &mut name, &mut columns);
+        TableInfo { name, keys: names(&entry.keys), columns, waiting: entry.more.waiting, rows: entry.rows }
     }
 }
 
@@ -233,8 +235,8 @@ impl<'r> TableReader<'r> {
         Ok(reader)
     }
 
-    pub fn name(&self) -> &'r str {
-        self.info.name
+    pub fn name(&self) -> &Naming<'r> {
+        &self.info.name
     }
 
     /// The names of the key columns, in the order of the packed key.
@@ -243,8 +245,13 @@ impl<'r> TableReader<'r> {
     }
 
     /// The names that the column sets of the records refer to.
-    pub fn columns(&self) -> &[&'r str] {
+    pub fn columns(&self) -> &[Naming<'r>] {
         &self.info.columns
+    }
+
+    /// The sender does not have these columns itself: it hands on what others said of them.
+    pub fn is_waiting(&self) -> bool {
+        self.info.waiting
     }
 
     /// Rows of the whole table; never more than the changeset has bytes.

@@ -81,17 +81,3 @@ impl RowRecord {
             && self.groups.iter().zip(&other.groups).all(|(a, b)| a.cols == b.cols && a.live == b.live)
     }
 }
-
-/// Whether two names are the same to SQLite, which folds ASCII case.
-pub(crate) fn has_duplicates<'n>(names: impl Iterator<Item = &'n str>) -> bool {
-    let mut seen = std::collections::HashSet::new();
-    names.into_iter().any(|name| {
-        let lower = name.bytes().any(|b| b.is_ascii_uppercase());
-        let folded = if lower {
-            std::borrow::Cow::from(name.to_ascii_lowercase())
-        } else {
-            std::borrow::Cow::from(name)
-        };
-        !seen.insert(folded)
-    })
-}

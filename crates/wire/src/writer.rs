@@ -19,7 +19,7 @@
 //!   base         as the empty ranges
 //!   horizon      if marked: varint count, each: varint site; varint from; varint (to - from)
 //!   tables       varint count, each: name; varint count of key columns, their names; varint count of other
-//!                columns, their names; varint count of rows; varint length of the body
+//!                columns, their names; further names (naming.rs); varint count of rows; varint length of the body
 //!   bodies       of the tables in the same order, up to the end
 //!
 //! body:
@@ -44,6 +44,7 @@ use crate::column::ColumnWriter;
 use crate::error::{Error, Result};
 use crate::keys::KeyWriter;
 use crate::limits::{BYTES_MAX, COLUMNS_MAX, NAME_BYTES_MAX, TABLES_MAX, VERSION_MAX};
+use crate::naming::{self, Name, Naming};
 use crate::record::{EmptyRange, Header, RowRecord, Transaction};
 use crate::runs::{Bounds, RunWriter};
 use crate::varint;
@@ -171,17 +172,25 @@ impl Writer {
         self.bodies.len() + self.directory.len() + self.transactions.len() * 24 + table
     }
 
-    /// Begins the rows of a table; the one before it is ended.
-    pub fn begin_table(&mut self, name: &str, keys: &[&str], columns: &[&str]) -> Result<()> {
+    /// Begins the rows of a table; the one before it is ended. `waiting`: the sender does not have these columns itself.
+    pub fn begin_table(
+        &mut self,
+        name: &Naming<'_>,
+        keys: &[&str],
+        columns: &[Naming<'_>],
+        waiting: bool,
+    ) -> Result<()> {
         self.end_table();
         let result = self.check_table(name, keys, columns);
         if result.is_ok() {
             self.tables += 1;
-            varint::put_bytes(&mut self.directory, name.as_bytes());
-            for names in [keys, columns] {
-                varint::put(&mut self.directory, names.len() as u64);
-                names.iter().for_each(|n| varint::put_bytes(&mut self.directory, n.as_bytes()));
-            }
+            let out = &mut self.directory;
+            varint::put_bytes(out, name.current.text.as_bytes());
+            varint::put(out, keys.len() as u64);
+            keys.iter().for_each(|n| varint::put_bytes(out, n.as_bytes()));
+            varint::put(out, columns.len() as u64);
+            columns.iter().for_each(|n| varint::put_bytes(out, n.current.text.as_bytes()));
+            naming::put(out, name, columns, waiting);
             self.table = Some(Table {
                 rows: 0,
                 value_bytes: 0,
@@ -193,7 +202,7 @@ impl Writer {
         self.note(result)
     }
 
-    fn check_table(&self, name: &str, keys: &[&str], columns: &[&str]) -> Result<()> {
+    fn check_table(&self, name: &Naming<'_>, keys: &[&str], columns: &[Naming<'_>]) -> Result<()> {
         if self.tables >= TABLES_MAX {
             return Err(Error::TooLarge { what: "tables", limit: TABLES_MAX as u64 });
         }
@@ -203,13 +212,13 @@ impl Writer {
         if keys.is_empty() {
             return Err(Error::Invalid { what: "a table without a key" });
         }
-        if [name].iter().chain(keys).chain(columns).any(|n| n.len() > NAME_BYTES_MAX) {
+        if keys.iter().any(|n| n.len() > NAME_BYTES_MAX) {
             return Err(Error::TooLarge { what: "bytes of a name", limit: NAME_BYTES_MAX as u64 });
         }
-        if crate::record::has_duplicates(keys.iter().chain(columns).copied()) {
-            return Err(Error::Invalid { what: "two columns of one name" });
+        if naming::has_duplicates(keys.iter().map(|text| Name { text, life: 0 })) {
+            return Err(Error::Invalid { what: "two key columns of one name" });
         }
-        Ok(())
+        naming::check(name, columns)
     }
 
     /// Adds a row to the table begun last. `values` gives one value per live column of the record, ascending.

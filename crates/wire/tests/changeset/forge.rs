@@ -37,6 +37,8 @@ pub fn front() -> Vec<u8> {
 /// A changeset with one table of key column `k` and value columns `a`, `b`.
 #[derive(Clone)]
 pub struct Forge {
+    /// Count and entries of further names.
+    pub more: Vec<u8>,
     pub rows: u64,
     pub runs: Vec<u8>,
     pub key_form: u8,
@@ -62,7 +64,7 @@ impl Forge {
         let a = Column { types: vec![2 << 3 | 1], ints: (1, vec![20, 2, 2]), ..Column::default() };
         let b =
             Column { types: vec![3, 0, 3], lengths: vec![1, 2], bytes: b"xyz".to_vec(), ..Column::default() };
-        Forge { rows: 3, runs, key_form: 2, keys: vec![2, 2, 2], columns: [a, b] }
+        Forge { more: vec![0], rows: 3, runs, key_form: 2, keys: vec![2, 2, 2], columns: [a, b] }
     }
 
     pub fn bytes(&self) -> Vec<u8> {
@@ -81,7 +83,9 @@ impl Forge {
             data.extend([&c.types[..], &c.ints.1, &c.reals.1, &c.lengths, &c.bytes].concat());
         }
         let body = [head, data].concat();
-        let directory = [sized(b"t"), vec![1], sized(b"k"), vec![2], sized(b"a"), sized(b"b")].concat();
+        let directory =
+            [sized(b"t"), vec![1], sized(b"k"), vec![2], sized(b"a"), sized(b"b"), self.more.clone()]
+                .concat();
         let table = [directory, varint(self.rows), varint(body.len() as u64)].concat();
         seal(&[front(), vec![1], table, body].concat())
     }

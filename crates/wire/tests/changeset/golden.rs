@@ -5,7 +5,7 @@ use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 use rejoin_crdt::{SiteId, Value};
 use rejoin_wire::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};
 
-use crate::model::{Changeset, Row, Table, assert_same, int_key, read, write};
+use crate::model::{Changeset, More, Row, Table, assert_same, int_key, read, write};
 
 const PLAIN: &str = include_str!("../fixtures/changeset-v1.hex");
 const COMPRESSED: &str = include_str!("../fixtures/changeset-v1-lz4.hex");
@@ -48,7 +48,19 @@ fn items() -> Table {
     rows.push(row(int_key(-2), 2, deleted, &[], &[]));
     let again = [group(&[0], &[0], ((1 << 53) - 1, 2, 0, 4))];
     rows.push(row(int_key(301), 3, Some(Sentinel { db_version: 2, site: 1, seq: 2 }), &again, &[text("")]));
-    Table { name: "item".into(), keys: vec!["id".into()], columns: names(&["title", "stock", "price"]), rows }
+    let more = More::from([
+        (0, (0, vec![("article".into(), 1)])),
+        (2, (2, vec![])),
+        (3, (1, vec![("cost".into(), 0), ("price".into(), 0)])),
+    ]);
+    Table {
+        name: "item".into(),
+        keys: vec!["id".into()],
+        columns: names(&["title", "stock", "price"]),
+        more,
+        waiting: true,
+        rows,
+    }
 }
 
 /// Keys that are not integers, values of mixed types, more than 64 columns, no column.
@@ -67,15 +79,39 @@ fn others() -> [Table; 3] {
     let keys = ["aa", "aab", "b", "b", "", "aab", "aabc"];
     let rows = keys.iter().zip(values).enumerate();
     let rows = rows.map(|(i, (k, v))| row(key(k), 1, None, &one(i as i64), &[v])).collect();
-    let mixed =
-        Table { name: "my \"table\" \u{20ac}".into(), keys: vec!["k".into()], columns: names(&["v"]), rows };
+    let mixed = Table {
+        name: "my \"table\" \u{20ac}".into(),
+        keys: vec!["k".into()],
+        columns: names(&["v"]),
+        more: More::new(),
+        waiting: false,
+        rows,
+    };
     let columns = (0..70).map(|i| format!("c{i}")).collect();
     let wide = [group(&[0, 69], &[69], (9, 1, 0, 1))];
     let rows = vec![row(int_key(0), 1, None, &wide, &[Value::Int(5)])];
-    let wide = Table { name: "wide".into(), keys: vec!["a".into()], columns, rows };
+    let wide = Table {
+        name: "wide".into(),
+        keys: vec!["a".into()],
+        columns,
+        more: More::new(),
+        waiting: false,
+        rows,
+    };
     let pair = vec![2, 1 << 3 | 1, 7, 5];
     let rows = vec![row(pair, 1, Some(Sentinel { db_version: 0, site: 0, seq: 9 }), &[], &[])];
-    [mixed, wide, Table { name: "link".into(), keys: names(&["a", "b"]), columns: vec![], rows }]
+    [
+        mixed,
+        wide,
+        Table {
+            name: "link".into(),
+            keys: names(&["a", "b"]),
+            columns: vec![],
+            more: More::new(),
+            waiting: false,
+            rows,
+        },
+    ]
 }
 
 fn names(names: &[&str]) -> Vec<String> {
@@ -164,6 +200,8 @@ fn the_documented_example() {
             name: "t".into(),
             keys: names(&["k"]),
             columns: names(&["a", "b"]),
+            more: More::new(),
+            waiting: false,
             rows: rows.collect(),
         }],
     };

@@ -263,18 +263,54 @@ fn tables_out_of_shape() {
         };
         what(&seal(&[&front()[..], &[1], &sized(b"t"), &names(keys), &names(columns), rest].concat()))
     };
-    const TWICE: &str = "a table without a key, or with two columns of one name";
-    let body = [0, 3, 0, 0, 0];
+    const TWICE: &str = "a table without a key, or with two key columns of one name";
+    let body = [0, 0, 3, 0, 0, 0];
     assert_eq!(table(&[], &[], &body), TWICE);
     assert_eq!(table(&[b"k", b"K"], &[], &body), TWICE);
-    assert_eq!(table(&[b"k"], &[b"a", b"k"], &body), TWICE);
+    assert_eq!(table(&[b"k"], &[b"a", b"A"], &body), "two columns of one name");
     assert_eq!(table(&[b"k"], &[b"\xff"], &body), "a name is not UTF-8");
     let many: Vec<Vec<u8>> = (0..32_767).map(|i| format!("c{i}").into_bytes()).collect();
     let many: Vec<&[u8]> = many.iter().map(Vec::as_slice).collect();
     assert_eq!(table(&[b"k"], &many, &body), "columns of a table");
     assert_eq!(table(&[&vec![b'n'; (1 << 20) + 1]], &[], &body), "bytes of a name");
-    let tables = [front(), varint(65_537), vec![0; 7 * 65_537]].concat();
+    let tables = [front(), varint(65_537), vec![0; 8 * 65_537]].concat();
     assert_eq!(what(&seal(&tables)), "tables");
+}
+
+#[test]
+fn further_names_out_of_shape() {
+    let more = |entries: &[&[u8]]| {
+        let count = varint(2 * entries.len() as u64);
+        forged(|f| f.more = [count, entries.concat()].concat())
+    };
+    let refused = |entries: &[&[u8]]| what(&more(entries));
+    // The table once was u; a is of life 2, and once was t of life 5.
+    let good = read(&more(&[b"\x00\x01u\x00", b"\x03\x02", b"\x00\x01t\x05"])).unwrap();
+    let table = (0, vec![("u".to_owned(), 0)]);
+    let a = (2, vec![("t".to_owned(), 5)]);
+    assert_eq!(good.tables[0].more.clone().into_iter().collect::<Vec<_>>(), [(0, table), (1, a)]);
+    const TWICE: &str = "two columns of one name";
+    assert_eq!(refused(&[b"\x02\x01B\x00"]), TWICE, "another column is called so");
+    assert_eq!(refused(&[b"\x02\x01a\x00"]), TWICE, "it is called so itself");
+    assert_eq!(refused(&[b"\x02\x01c\x07", b"\x02\x01C\x07"]), TWICE, "two share a former name");
+    assert_eq!(refused(&[b"\x00\x01T\x00"]), TWICE);
+    let unlisted = "a name of a column that is not listed";
+    assert_eq!(refused(&[b"\x06\x01c\x00"]), unlisted);
+    assert_eq!(refused(&[b"\x02\x01c\x00", b"\x04\x01c\x01"]), unlisted);
+    assert_eq!(refused(&[&[&varint(u64::MAX)[..], b"\x01"].concat()]), unlisted);
+    let steps = [varint(4), vec![1, b'c', 0], varint(u64::MAX - 1), vec![1, b'c', 1]].concat();
+    assert_eq!(what(&forged(|f| f.more = [&[4], &steps[..]].concat())), unlisted);
+    let late = "a life that does not follow its name";
+    assert_eq!(refused(&[b"\x03\x00"]), late, "0 is not said");
+    assert_eq!(refused(&[b"\x03\x01", b"\x01\x02"]), late);
+    assert_eq!(refused(&[b"\x02\x01c\x00", b"\x01\x02"]), late);
+    let life = |n: u64| refused(&[&[&[3], &varint(n)[..]].concat()]);
+    assert_eq!(life((1 << 20) + 1), "life of a name");
+    assert_eq!(life(u64::MAX), "life of a name");
+    assert_eq!(what(&forged(|f| f.more = varint(2 * 65_536))), "a name of a column that is not listed");
+    assert_eq!(what(&forged(|f| f.more = varint(2 * 65_537))), "names of a table");
+    assert_eq!(what(&forged(|f| f.more = varint(u64::MAX))), "names of a table");
+    assert_eq!(refused(&[b"\x02\x01\xff\x00"]), "a name is not UTF-8");
 }
 
 #[test]

@@ -2,7 +2,9 @@
 
 use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 use rejoin_crdt::{SiteId, ValueRef};
-use rejoin_wire::{EmptyRange, Error, GroupRecord, Header, Result, RowRecord, Transaction, Writer};
+use rejoin_wire::{
+    EmptyRange, Error, GroupRecord, Header, Name, Naming, Result, RowRecord, Transaction, Writer,
+};
 
 const TRANSACTION: Transaction =
     Transaction { origin: 0, version: 1, clock: 0, nonce: 0, chain: 0, relay: false, db_version: 0 };
@@ -26,7 +28,7 @@ const VALUES: [ValueRef<'static>; 2] = [ValueRef::Int(1), ValueRef::Null];
 /// Writes one changed row between two good ones; the error must come at once and stay.
 fn refused(change: impl Fn(&mut RowRecord)) -> &'static str {
     let mut w = writer();
-    w.begin_table("t", &["k"], &["a", "b"]).unwrap();
+    w.begin_table(&Naming::new("t"), &["k"], &["a", "b"].map(Naming::new), false).unwrap();
     w.row(&[1, 9, 1], &record(), VALUES).unwrap();
     let mut bad = record();
     change(&mut bad);
@@ -63,7 +65,7 @@ fn records() {
 fn rows_without_key_values_or_table() {
     let row = |key: &[u8], values: &[ValueRef<'_>]| -> Result<()> {
         let mut w = writer();
-        w.begin_table("t", &["k"], &["a", "b"])?;
+        w.begin_table(&Naming::new("t"), &["k"], &["a", "b"].map(Naming::new), false)?;
         w.row(key, &record(), values.iter().copied())
     };
     assert_eq!(row(&[], &VALUES), Err(Error::Invalid { what: "an empty key" }));
@@ -73,12 +75,40 @@ fn rows_without_key_values_or_table() {
     assert_eq!(error, Err(Error::Invalid { what: "a row before any table" }));
 }
 
+fn naming<'n>(all: &[(&'n str, u32)]) -> Naming<'n> {
+    let mut all = all.iter().map(|(text, life)| Name { text, life: *life });
+    Naming { current: all.next().unwrap(), others: all.collect() }
+}
+
+#[test]
+fn names() {
+    let begin = |table: &[(&str, u32)], column: &[(&str, u32)]| {
+        let other = Naming { current: Name { text: "b", life: 1 }, others: vec![] };
+        writer().begin_table(&naming(table), &["k"], &[naming(column), other], false).err()
+    };
+    let twice = Some(Error::Invalid { what: "two columns of one name" });
+    assert_eq!(begin(&[("t", 3)], &[("a", 0), ("b", 0), ("a", 1)]), None);
+    assert_eq!(begin(&[("t", 0)], &[("a", 0), ("B", 1)]), twice);
+    assert_eq!(begin(&[("t", 0)], &[("a", 0), ("A", 0)]), twice);
+    assert_eq!(begin(&[("t", 0), ("s", 2), ("T", 0)], &[("a", 0)]), twice);
+    let life = Some(Error::TooLarge { what: "life of a name", limit: 1 << 20 });
+    assert_eq!(begin(&[("t", (1 << 20) + 1)], &[("a", 0)]), life);
+    assert_eq!(begin(&[("t", 0)], &[("a", 0), ("c", u32::MAX)]), life);
+    let many: Vec<(&str, u32)> = (0..65_536).map(|life| ("a", life)).collect();
+    assert!(matches!(begin(&[("t", 0)], &many), Some(Error::TooLarge { what: "names of a table", .. })));
+}
+
 #[test]
 fn tables_and_log() {
-    let table = |keys: &[&str], columns: &[&str]| writer().begin_table("t", keys, columns).err();
+    let table = |keys: &[&str], columns: &[&str]| {
+        let columns: Vec<Naming<'_>> = columns.iter().copied().map(Naming::new).collect();
+        writer().begin_table(&Naming::new("t"), keys, &columns, false).err()
+    };
     assert_eq!(table(&["k"], &[]), None);
     assert_eq!(table(&[], &["a"]), Some(Error::Invalid { what: "a table without a key" }));
-    assert_eq!(table(&["k"], &["K"]), Some(Error::Invalid { what: "two columns of one name" }));
+    assert_eq!(table(&["k", "K"], &[]), Some(Error::Invalid { what: "two key columns of one name" }));
+    assert_eq!(table(&["k"], &["a", "A"]), Some(Error::Invalid { what: "two columns of one name" }));
+    assert_eq!(table(&["k"], &["k"]), None, "a column may have been called so");
     assert!(matches!(table(&["k"; 40_000], &[]), Some(Error::TooLarge { .. })));
     let log = |change: fn(&mut Transaction)| {
         let (mut w, mut t) = (writer(), TRANSACTION);

@@ -1,7 +1,8 @@
 //! A changeset as plain data, and the way through writer and reader and back.
 
 use rejoin_crdt::{SiteId, Value, ValueRef};
-use rejoin_wire::{EmptyRange, Header, Reader, Result, RowRecord, Transaction, Writer};
+use rejoin_wire::{EmptyRange, Header, Name, Naming, Reader, Result, RowRecord, Transaction, Writer};
+use std::collections::BTreeMap;
 
 #[derive(Clone, Debug)]
 pub struct Changeset {
@@ -13,11 +14,16 @@ pub struct Changeset {
     pub tables: Vec<Table>,
 }
 
+/// Of the table (0) and its columns (1, 2, ...): the life of the name, and further names with theirs.
+pub type More = BTreeMap<usize, (u32, Vec<(String, u32)>)>;
+
 #[derive(Clone, Debug)]
 pub struct Table {
     pub name: String,
     pub keys: Vec<String>,
     pub columns: Vec<String>,
+    pub more: More,
+    pub waiting: bool,
     pub rows: Vec<Row>,
 }
 
@@ -32,6 +38,24 @@ fn strs(names: &[String]) -> Vec<&str> {
     names.iter().map(String::as_str).collect()
 }
 
+fn naming<'n>(text: &'n str, subject: usize, more: &'n More) -> Naming<'n> {
+    let mut naming = Naming::new(text);
+    if let Some((life, others)) = more.get(&subject) {
+        naming.current.life = *life;
+        naming.others = others.iter().map(|(text, life)| Name { text, life: *life }).collect();
+    }
+    naming
+}
+
+/// What is not one name of life 0.
+fn more<'n>(all: impl Iterator<Item = &'n Naming<'n>>) -> More {
+    let of = |n: &Naming<'_>| {
+        let others: Vec<(String, u32)> = n.others.iter().map(|n| (n.text.to_owned(), n.life)).collect();
+        (n.current.life, others)
+    };
+    all.map(of).enumerate().filter(|(_, m)| *m != (0, Vec::new())).collect()
+}
+
 pub fn write(c: &Changeset, compress: bool) -> Result<Vec<u8>> {
     let mut w = Writer::new(c.header);
     for (i, site) in c.sites.iter().enumerate() {
@@ -44,7 +68,9 @@ pub fn write(c: &Changeset, compress: bool) -> Result<Vec<u8>> {
     c.empty_ranges.iter().for_each(|r| w.empty_range(*r));
     c.base.iter().for_each(|r| w.base_range(*r));
     for t in &c.tables {
-        w.begin_table(&t.name, &strs(&t.keys), &strs(&t.columns))?;
+        let columns: Vec<Naming<'_>> =
+            t.columns.iter().enumerate().map(|(i, n)| naming(n, i + 1, &t.more)).collect();
+        w.begin_table(&naming(&t.name, 0, &t.more), &strs(&t.keys), &columns, t.waiting)?;
         for r in &t.rows {
             w.row(&r.key, &r.record, r.values.iter().map(Value::as_ref))?;
         }
@@ -54,11 +80,14 @@ pub fn write(c: &Changeset, compress: bool) -> Result<Vec<u8>> {
 
 pub fn read(bytes: &[u8]) -> Result<Changeset> {
     let mut reader = Reader::open(bytes)?;
-    let infos: Vec<(String, u64)> = reader.tables().map(|t| (t.name.to_owned(), t.rows)).collect();
+    let infos: Vec<(String, u64)> =
+        reader.tables().map(|t| (t.name.current.text.to_owned(), t.rows)).collect();
     let mut tables = Vec::new();
     while let Some(mut t) = reader.next_table()? {
         let owned = |names: &[&str]| names.iter().map(|n| n.to_string()).collect::<Vec<_>>();
-        let (keys, columns) = (owned(t.keys()), owned(t.columns()));
+        let texts: Vec<&str> = t.columns().iter().map(|n| n.current.text).collect();
+        let (keys, columns, name) = (owned(t.keys()), owned(&texts), t.name().current.text.to_owned());
+        let more = more([t.name()].into_iter().chain(t.columns()));
         let mut rows = Vec::new();
         while let Some(row) = t.next_row()? {
             assert_eq!(row.columns, row.meta.live().iter().collect::<Vec<_>>());
@@ -69,8 +98,8 @@ pub fn read(bytes: &[u8]) -> Result<Changeset> {
                 values: row.values.iter().copied().map(ValueRef::to_owned).collect(),
             });
         }
-        assert_eq!(infos[tables.len()], (t.name().to_owned(), rows.len() as u64));
-        tables.push(Table { name: t.name().to_owned(), keys, columns, rows });
+        assert_eq!(infos[tables.len()], (name.clone(), rows.len() as u64));
+        tables.push(Table { name, keys, columns, more, waiting: t.is_waiting(), rows });
     }
     assert_eq!(infos.len(), tables.len());
     Ok(Changeset {
@@ -100,6 +129,7 @@ pub fn assert_same(a: &Changeset, b: &Changeset) {
     assert_eq!(a.tables.len(), b.tables.len());
     for (a, b) in a.tables.iter().zip(&b.tables) {
         assert_eq!((&a.name, &a.keys, &a.columns), (&b.name, &b.keys, &b.columns));
+        assert_eq!((&a.more, a.waiting), (&b.more, b.waiting));
         assert_eq!(a.rows.len(), b.rows.len());
         for (i, (a, b)) in a.rows.iter().zip(&b.rows).enumerate() {
             assert_eq!((&a.key, &a.record), (&b.key, &b.record), "row {i}");

@@ -4,10 +4,10 @@ use proptest::prelude::*;
 use proptest::sample::subsequence;
 use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
 use rejoin_crdt::{SiteId, Value};
-use rejoin_wire::limits::VERSION_MAX;
+use rejoin_wire::limits::{LIFE_MAX, VERSION_MAX};
 use rejoin_wire::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};
 
-use crate::model::{Changeset, Row, Table, assert_same, int_key, read, write};
+use crate::model::{Changeset, More, Row, Table, assert_same, int_key, read, write};
 
 fn value() -> impl Strategy<Value = Value> {
     prop_oneof![
@@ -106,13 +106,28 @@ fn rows(columns: u32, txs: usize, sites: usize) -> impl Strategy<Value = Vec<Row
     )
 }
 
+/// Lives and further names of some of the columns and of the table.
+fn more(columns: usize) -> impl Strategy<Value = More> {
+    let names = (prop_oneof![3 => Just(0u32), 1 => 0..=LIFE_MAX], prop::collection::vec(0..=LIFE_MAX, 0..3));
+    let more = prop::collection::btree_map(0..=columns, names, 0..4);
+    more.prop_map(|all| {
+        let named = |(subject, (life, others)): (usize, (u32, Vec<u32>))| {
+            let others = others.into_iter().enumerate();
+            (subject, (life, others.map(|(i, life)| (format!("was {i} of {subject}"), life)).collect()))
+        };
+        all.into_iter().map(named).filter(|(_, m): &(usize, (u32, Vec<_>))| *m != (0, vec![])).collect()
+    })
+}
+
 fn table(txs: usize, sites: usize) -> impl Strategy<Value = Table> {
     let columns = prop_oneof![4 => 0u32..6, 1 => 60u32..70, 1 => 200u32..300];
     ("[a-z\"' \u{e9}]{0,9}", 1usize..3, columns).prop_flat_map(move |(name, keys, columns)| {
-        rows(columns, txs, sites).prop_map(move |rows| Table {
+        (rows(columns, txs, sites), more(columns as usize)).prop_map(move |(rows, more)| Table {
             name: name.clone(),
             keys: (0..keys).map(|i| format!("k{i}")).collect(),
             columns: (0..columns).map(|i| format!("c{i}")).collect(),
+            waiting: more.len() == 2,
+            more,
             rows,
         })
     })
@@ -207,6 +222,8 @@ fn a_very_wide_row() {
             name: "wide".into(),
             keys: vec!["id".into()],
             columns: (0..columns).map(|i| format!("c{i}")).collect(),
+            more: More::new(),
+            waiting: false,
             rows: rows.collect(),
         }],
     };

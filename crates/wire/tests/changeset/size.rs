@@ -4,7 +4,7 @@ use rejoin_crdt::meta::{ColSet, Stamp};
 use rejoin_crdt::{SiteId, Value};
 use rejoin_wire::{GroupRecord, Header, RowRecord, Transaction};
 
-use crate::model::{Changeset, Row, Table, int_key, read, write};
+use crate::model::{Changeset, More, Row, Table, int_key, read, write};
 
 const CELLS: i64 = 10_000;
 
@@ -50,6 +50,8 @@ fn update(
             name: "item".into(),
             keys: vec!["id".into()],
             columns: ["a", "b", "stock", "d"].map(String::from).to_vec(),
+            more: More::new(),
+            waiting: false,
             rows: (0..CELLS).map(row).collect(),
         }],
     }
