@@ -24,8 +24,7 @@ pub fn as_crr(engine: &Engine, table: &str) -> Result<()> {
         engine.flush()?;
         let mut core = engine.core()?;
         core.refresh(true)?;
-        let known = core.catalog.find(table).cloned();
-        if let Some(t) = known.filter(|t| t.name.eq_ignore_ascii_case(table)) {
+        if let Some(t) = core.catalog.find(table).cloned() {
             return core.forget_unwatched(t.id);
         }
         let t = core.adopt(table)?;
@@ -56,7 +55,7 @@ pub fn as_table(engine: &Engine, table: &str) -> Result<()> {
         engine.join()?;
         engine.flush()?;
         let mut core = engine.core()?;
-        core.forget_table(t.id)?;
+        core.forget_table(t.id, false)?;
         core.settle()?;
         drop(core);
         engine.reload_catalog()
@@ -118,7 +117,10 @@ fn end_alter(engine: &Engine, table: &str) -> Result<()> {
             e => Error::State { why: format!("failed compacting tables post alteration: {e}") },
         })?;
         core.cfg.schema = -1;
-        core.settle()?;
+        core.ending_alter = Some(open.id);
+        let done = core.settle();
+        core.ending_alter = None;
+        done?;
         let t = core.replicated(table)?;
         core.rebuilt.retain(|id| *id != t.id);
         // What happened meanwhile is taken over right here.
@@ -364,7 +366,7 @@ impl Core {
             Loc::Row(row) => Core::parked_key(t, Some(*row), None),
             Loc::Key(key) => key.to_vec(),
         };
-        Ok(self.parked_of_row(&t.name, &pk)?.iter().any(|p| p.cl == cl))
+        Ok(self.parked_of_row(t.id, &pk)?.iter().any(|p| p.cl == cl))
     }
 
     /// A row or cells that appeared unwatched: always col_version 1, so that it never beats an edit.

@@ -17,8 +17,8 @@ use crate::cut::Part;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::merge::{Cell, Incoming, merge_taken, park_refused};
-use crate::parked::{Parked, Reason, SENTINEL};
-use crate::rowwise::column;
+use crate::names::{Met, State, TABLES};
+use crate::parked::{Parked, Reason};
 use crate::stream::Stream;
 use rejoin_crdt::limits::{VERSION_MAX, check_col_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
@@ -343,11 +343,48 @@ impl Core {
     }
 }
 
-/// The local name of something in the changeset.
-struct Here {
+/// What a table of the changeset is here.
+struct Here<'r> {
     table: Option<Rc<Table>>,
-    /// Column ids, or why the cells of the column wait.
-    columns: Vec<std::result::Result<u32, Reason>>,
+    met: Met,
+    columns: Vec<Met>,
+    /// What its sender calls it, and its columns.
+    name: &'r str,
+    names: Vec<&'r str>,
+}
+
+impl Here<'_> {
+    /// What was never here, rather than dropped.
+    fn missing(&self, waiting: &[(usize, Cell<'_>)], watch: &mut dyn Watch) {
+        if self.table.is_none() && self.met.state != State::Ended {
+            watch.missing(self.name, None);
+        }
+        for (col, _) in waiting.iter().filter(|_| self.table.is_some()) {
+            if self.columns.get(*col).is_some_and(|met| met.state == State::Waits) {
+                watch.missing(self.name, self.names.get(*col).copied());
+            }
+        }
+    }
+
+    fn is_here(&self, column: Met) -> bool {
+        self.table.as_ref().is_some_and(|t| t.column_by_id(column.id).is_some())
+    }
+
+    fn parked(&self, pk: &[u8], cell: &Cell<'_>, col: Option<u32>, cl: u32) -> Parked {
+        Parked {
+            id: 0,
+            table: self.met.id,
+            pk: pk.to_vec(),
+            col,
+            val: cell.val.to_owned(),
+            col_version: cell.stamp.col_version,
+            db_version: cell.stamp.db_version,
+            site: cell.stamp.site,
+            cl,
+            seq: cell.seq,
+            reason: String::new(),
+        }
+    }
 }
 
 struct Applying<'a> {
@@ -480,18 +517,16 @@ impl<'a> Applying<'a> {
     fn table(&mut self, index: usize) -> Result<()> {
         let reader: &'a Reader<'a> = self.reader;
         let rows = reader.table(index).map_err(wire)?;
-        let table = self.core.catalog.find(rows.name()).cloned();
-        let mut columns = Vec::with_capacity(rows.columns().len());
-        for name in rows.columns() {
-            columns.push(match &table {
-                Some(t) => column(self.core, t, name)?,
-                None => Err(Reason::NoTable),
-            });
-        }
+        let met = self.core.meet(TABLES, rows.name())?;
+        let columns = self.core.meet_columns(met.id, rows.columns(), rows.is_waiting())?;
+        // What waited may have found its place by the names.
+        crate::rowwise::apply_parked(self.engine, self.core)?;
+        let table = self.core.catalog.get(met.id).cloned();
         if let Some(t) = table.as_ref().filter(|_| !self.known_only) {
             self.stream = Stream::new(self.core, t, rows.row_count())?;
         }
-        let here = Here { table, columns };
+        let names = rows.columns().iter().map(|n| n.current.text).collect();
+        let here = Here { table, met, columns, name: rows.name().current.text, names };
         let engine = self.engine;
         // In an owned file the hook would be called for each row, to find that it is a merge.
         if self.stream.as_ref().is_some_and(Stream::is_alone) {
@@ -505,33 +540,25 @@ impl<'a> Applying<'a> {
         }
     }
 
-    fn rows(&mut self, here: &Here, mut rows: TableReader<'_>) -> Result<()> {
-        let (name, names) = (rows.name(), rows.columns().to_vec());
+    fn rows(&mut self, here: &Here<'_>, mut rows: TableReader<'_>) -> Result<()> {
         let mut cells: Vec<Cell<'_>> = Vec::new();
         while let Some(row) = rows.next_row().map_err(wire)? {
             // The values borrow from the reader's buffer, which is used again for the next row.
             let mut these = reuse(cells);
-            let done = self.row(here, name, &names, &row, &mut these);
+            let done = self.row(here, &row, &mut these);
             cells = reuse(these);
             done?;
         }
         Ok(())
     }
 
-    fn row<'r>(
-        &mut self,
-        here: &Here,
-        name: &str,
-        names: &[&str],
-        row: &Row<'r>,
-        cells: &mut Vec<Cell<'r>>,
-    ) -> Result<()> {
+    fn row<'r>(&mut self, here: &Here<'_>, row: &Row<'r>, cells: &mut Vec<Cell<'r>>) -> Result<()> {
         let meta = row.meta;
         let sentinel = match meta.sentinel.and_then(|s| Some((s, self.local(s.db_version)?))) {
             Some((s, db_version)) => Some(Sentinel { db_version, site: self.site(s.site)?, seq: s.seq }),
             None => None,
         };
-        let mut waiting: Vec<(usize, Cell<'r>, Reason)> = Vec::new();
+        let mut waiting: Vec<(usize, Cell<'r>)> = Vec::new();
         if meta.cl & 1 == 1 {
             for (&col, &val) in row.columns.iter().zip(row.values) {
                 let Some((stamp, seq)) = meta.cell(col) else { continue };
@@ -541,13 +568,11 @@ impl<'a> Applying<'a> {
                     self.good = check_col_version(stamp.col_version, self.now, drift_ms)?;
                 }
                 let stamp = Stamp { db_version, site: self.site(stamp.site)?, ..stamp };
-                match here.columns.get(col as usize) {
-                    Some(Ok(id)) => cells.push(Cell { col: *id, stamp, seq, val }),
-                    Some(Err(reason)) => {
-                        waiting.push((col as usize, Cell { col: 0, stamp, seq, val }, *reason))
-                    }
-                    None => return Err(malformed("a row names a column that is not listed")),
-                }
+                let Some(met) = here.columns.get(col as usize).copied() else {
+                    return Err(malformed("a row names a column that is not listed"));
+                };
+                let cell = Cell { col: met.id, stamp, seq, val };
+                if here.is_here(met) { cells.push(cell) } else { waiting.push((col as usize, cell)) }
             }
         }
         let offered = cells.len() + waiting.len() + usize::from(sentinel.is_some());
@@ -556,18 +581,12 @@ impl<'a> Applying<'a> {
         }
         self.applied.rows += 1;
         if let Some(watch) = &mut self.watch {
-            let lacks = |w: &&(usize, Cell<'_>, Reason)| w.2 == Reason::NoColumn;
-            for (col, ..) in waiting.iter().filter(lacks) {
-                watch.missing(name, names.get(*col).copied());
-            }
-            if here.table.is_none() {
-                watch.missing(name, None);
-            }
+            here.missing(&waiting, *watch);
         }
         let accepted = match &here.table {
-            Some(t) if self.watch.is_some() => self.watched(t, names, row, sentinel, cells, &waiting)?,
-            Some(t) => self.merge(t, names, row, sentinel, cells, &waiting)?,
-            None => self.park_unknown(name, names, row, sentinel, &waiting)?,
+            Some(t) if self.watch.is_some() => self.watched(t, here, row, sentinel, cells, &waiting)?,
+            Some(t) => self.merge(t, here, row, sentinel, cells, &waiting)?,
+            None => self.park_unknown(here, row, sentinel, &waiting)?,
         };
         self.applied.cells_won += accepted as u64;
         self.applied.cells_lost += offered.saturating_sub(accepted as usize) as u64;
@@ -578,11 +597,11 @@ impl<'a> Applying<'a> {
     fn watched(
         &mut self,
         t: &Rc<Table>,
-        names: &[&str],
+        here: &Here<'_>,
         row: &Row<'_>,
         sentinel: Option<Sentinel>,
         cells: &[Cell<'_>],
-        waiting: &[(usize, Cell<'_>, Reason)],
+        waiting: &[(usize, Cell<'_>)],
     ) -> Result<i64> {
         let Some(watch) = self.watch.take() else { return Ok(0) };
         let writes = |txn: i64| Some((txn as usize, self.local(txn)?));
@@ -598,7 +617,7 @@ impl<'a> Applying<'a> {
             }
             watch.before(self.core, t, row)?;
         }
-        let accepted = self.merge(t, names, row, sentinel, cells, waiting);
+        let accepted = self.merge(t, here, row, sentinel, cells, waiting);
         let (parked, refusal) = (self.core.txn.parks != parks, self.refusal.take());
         let merged = Merged { t, row, by: &by, parked, refusal };
         let accepted = watch.after(self.core, &merged, accepted);
@@ -609,11 +628,11 @@ impl<'a> Applying<'a> {
     fn merge(
         &mut self,
         t: &Rc<Table>,
-        names: &[&str],
+        here: &Here<'_>,
         row: &Row<'_>,
         sentinel: Option<Sentinel>,
         cells: &[Cell<'_>],
-        waiting: &[(usize, Cell<'_>, Reason)],
+        waiting: &[(usize, Cell<'_>)],
     ) -> Result<i64> {
         let cl = row.meta.cl;
         let newest = cells.first().or_else(|| waiting.first().map(|w| &w.1)).map(|c| (c.stamp, c.seq));
@@ -648,10 +667,11 @@ impl<'a> Applying<'a> {
         if work.meta.cl != cl {
             return Ok(accepted);
         }
-        let (table, pk) = (t.name.clone(), Core::parked_key(t, work.row, work.key.as_deref()));
-        for (col, cell, reason) in waiting {
-            let p = parked(&table, &pk, names.get(*col).copied().unwrap_or_default(), cell, cl);
-            accepted += i64::from(self.core.park(&p, *reason)?);
+        let pk = Core::parked_key(t, work.row, work.key.as_deref());
+        for (col, cell) in waiting {
+            let state = here.columns.get(*col).map_or(State::Waits, |c| c.state);
+            let p = here.parked(&pk, cell, Some(cell.col), cl);
+            accepted += i64::from(self.core.park(&p, Reason::of(State::Here, state))?);
         }
         Ok(accepted)
     }
@@ -659,25 +679,25 @@ impl<'a> Applying<'a> {
     /// A row of a table that this replica does not have.
     fn park_unknown(
         &mut self,
-        name: &str,
-        names: &[&str],
+        here: &Here<'_>,
         row: &Row<'_>,
         sentinel: Option<Sentinel>,
-        waiting: &[(usize, Cell<'_>, Reason)],
+        waiting: &[(usize, Cell<'_>)],
     ) -> Result<i64> {
-        rejoin_crdt::key::unpack(row.key)
-            .map_err(|e| Error::Changeset { why: format!("a key of table \"{name}\": {e}") })?;
+        rejoin_crdt::key::unpack(row.key).map_err(|e| Error::Changeset { why: format!("a key: {e}") })?;
         let cl = row.meta.cl;
         let mut accepted = 0;
+        // A table that is here but cannot be replicated any more waits as an unknown one.
+        let reason = if here.met.state == State::Ended { Reason::TableDropped } else { Reason::NoTable };
         if let Some(s) = sentinel {
             let stamp = Stamp { col_version: i64::from(cl), db_version: s.db_version, site: s.site };
             let cell = Cell { col: 0, stamp, seq: s.seq, val: ValueRef::Null };
-            accepted +=
-                i64::from(self.core.park(&parked(name, row.key, SENTINEL, &cell, cl), Reason::NoTable)?);
+            let p = here.parked(row.key, &cell, None, cl);
+            accepted += i64::from(self.core.park(&p, reason)?);
         }
-        for (col, cell, reason) in waiting {
-            let p = parked(name, row.key, names.get(*col).copied().unwrap_or_default(), cell, cl);
-            accepted += i64::from(self.core.park(&p, *reason)?);
+        for (_, cell) in waiting {
+            let p = here.parked(row.key, cell, Some(cell.col), cl);
+            accepted += i64::from(self.core.park(&p, reason)?);
         }
         Ok(accepted)
     }
@@ -709,20 +729,4 @@ impl<'a> Applying<'a> {
 fn reuse<'b>(mut cells: Vec<Cell<'_>>) -> Vec<Cell<'b>> {
     cells.clear();
     cells.into_iter().map(|c| Cell { val: ValueRef::Null, ..c }).collect()
-}
-
-fn parked(table: &str, pk: &[u8], cid: &str, cell: &Cell<'_>, cl: u32) -> Parked {
-    Parked {
-        id: 0,
-        table: table.to_owned(),
-        pk: pk.to_vec(),
-        cid: cid.to_owned(),
-        val: cell.val.to_owned(),
-        col_version: cell.stamp.col_version,
-        db_version: cell.stamp.db_version,
-        site: cell.stamp.site,
-        cl,
-        seq: cell.seq,
-        reason: String::new(),
-    }
 }

@@ -343,11 +343,6 @@ impl Catalog {
         self.tables.insert(table.id, table);
     }
 
-    /// Former names of tables that were renamed, and of nothing else.
-    pub fn add_alias(&mut self, name: &str, id: u32) {
-        self.by_name.entry(name.to_ascii_lowercase()).or_insert(id);
-    }
-
     pub fn sorted(&self) -> Vec<Rc<Table>> {
         let mut all: Vec<_> = self.tables.values().cloned().collect();
         all.sort_by_key(|t| t.id);

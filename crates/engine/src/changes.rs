@@ -355,7 +355,7 @@ impl Cursor {
             What::Sentinel => ctx.set_null(),
             What::Parked => {
                 if let Some(p) = self.unit.parked.get(listed.row as usize) {
-                    ctx.set(to_sql(p.val.as_ref()));
+                    ctx.set(to_sql(p.change.val.as_ref()));
                 }
             }
             What::Cell(n) => {
@@ -429,14 +429,15 @@ impl VTabCursor for Cursor {
                 let name = parked.map(|p| p.table.as_str()).or_else(|| row.map(|r| r.table.name.as_str()));
                 ctx.set_text(name.unwrap_or("").as_bytes());
             }
-            PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.pk.as_slice())),
+            PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.change.pk.as_slice())),
             CID => ctx.set_text(self.cid(listed).as_bytes()),
             VAL => self.value(listed, ctx),
             COL_VERSION => ctx.set_int(listed.col_version),
             DB_VERSION => ctx.set_int(self.unit.db_version),
             SITE_ID => ctx.set_blob(&self.site(listed)),
-            CL => ctx
-                .set_int(parked.map_or_else(|| row.map_or(0, |r| i64::from(r.meta.cl)), |p| i64::from(p.cl))),
+            CL => ctx.set_int(
+                parked.map_or_else(|| row.map_or(0, |r| i64::from(r.meta.cl)), |p| i64::from(p.change.cl)),
+            ),
             SEQ => ctx.set_int(listed.seq),
             _ => {}
         }

@@ -2,7 +2,8 @@
 //!
 //! A changeset holds all log rows that the reader lacks, and of the rows that they name the cells whose db_version is
 //! one of theirs. Transactions of which nothing is left travel as empty ranges. What the sender took the reader to hold
-//! is the base; a reader that lacks part of it must ask again. Parked changes travel by the names they came under.
+//! is the base; a reader that lacks part of it must ask again. Tables and columns travel with all the names that they had
+//! (`names.rs`), those of parked changes, too.
 
 use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, Header, LogRow};
@@ -12,7 +13,8 @@ use crate::error::{Error, Result};
 use crate::format::quote;
 use crate::image::{RowReader, Target};
 use crate::log::{KeyRange, union};
-use crate::parked::{Parked, SENTINEL};
+use crate::names::Called;
+use crate::parked::Parked;
 use crate::store::Loc;
 use crate::value::{from_sql, shown_key};
 use rejoin_crdt::ValueRef;
@@ -20,7 +22,7 @@ use rejoin_crdt::meta::{ColSet, Group, RowMeta, Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
 use rejoin_sqlite::{Db, Stmt};
-use rejoin_wire::{EmptyRange, GroupRecord, RowRecord, Transaction, Writer};
+use rejoin_wire::{EmptyRange, GroupRecord, Naming, RowRecord, Transaction, Writer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
 
@@ -105,15 +107,21 @@ struct Listed {
     ids: Vec<u32>,
     /// The ids are 0, 1, 2 ...
     dense: bool,
+    called: Called,
+    /// Those of `ids`.
+    columns_called: Vec<Called>,
     begun: bool,
 }
 
 impl Listed {
-    fn new(table: &Rc<Table>) -> Listed {
+    fn new(core: &Core, table: &Rc<Table>) -> Result<Listed> {
         let mut ids: Vec<u32> = table.cols.iter().map(|c| c.id).collect();
         ids.sort_unstable();
         let dense = ids.iter().enumerate().all(|(i, id)| i == *id as usize);
-        Listed { table: Rc::clone(table), ids, dense, begun: false }
+        let mut all = core.columns_called(table.id)?;
+        let columns_called = ids.iter().map(|id| all.remove(id).unwrap_or_default()).collect();
+        let called = core.table_called(table.id)?;
+        Ok(Listed { table: Rc::clone(table), ids, dense, called, columns_called, begun: false })
     }
 
     fn names(&self) -> Vec<&str> {
@@ -435,7 +443,8 @@ impl Export {
         if !listed.begun {
             listed.begun = true;
             let keys: Vec<&str> = listed.table.keys.iter().map(|k| k.name.as_str()).collect();
-            self.writer.begin_table(&listed.table.name, &keys, &listed.names()).map_err(wire)?;
+            let columns: Vec<Naming<'_>> = listed.columns_called.iter().map(Called::naming).collect();
+            self.writer.begin_table(&listed.called.naming(), &keys, &columns, false).map_err(wire)?;
         }
         Ok(())
     }
@@ -443,7 +452,7 @@ impl Export {
     fn table(&mut self, core: &mut Core, table: &Rc<Table>, mut plan: Plan) -> Result<()> {
         plan.settle();
         self.last_group = None;
-        let mut listed = Listed::new(table);
+        let mut listed = Listed::new(core, table)?;
         let has_rows = table.kind.has_rows();
         let mut rows = if has_rows { Some(Rows::new(core.db, &listed)?) } else { None };
         let mut reader = if has_rows { None } else { Some(RowReader::new(core.db, table)?) };
@@ -562,58 +571,51 @@ impl Export {
         self.writer.row(&self.key, &self.record, []).map_err(wire)
     }
 
-    /// Parked changes, by the names under which they came.
+    /// Parked changes, by the names of what they wait for.
     fn parked(&mut self, core: &mut Core, versions: &BTreeSet<i64>) -> Result<()> {
-        let mut tables: BTreeMap<String, ParkedRows> = BTreeMap::new();
+        let mut tables: BTreeMap<u32, ParkedRows> = BTreeMap::new();
         for db_version in versions {
             for mut p in core.parked_at(*db_version)? {
                 core.respell_parked(&mut p)?;
-                let rows = tables.entry(p.table.to_ascii_lowercase()).or_default();
+                let rows = tables.entry(p.table).or_default();
                 rows.entry((p.pk.clone(), p.cl)).or_default().push(p);
             }
         }
-        for (_, rows) in tables {
-            self.parked_table(core, rows)?;
+        for (table, rows) in tables {
+            self.parked_table(core, table, rows)?;
         }
         Ok(())
     }
 
-    fn parked_table(&mut self, core: &Core, rows: BTreeMap<(Vec<u8>, u32), Vec<Parked>>) -> Result<()> {
+    fn parked_table(&mut self, core: &Core, table: u32, rows: ParkedRows) -> Result<()> {
         let all = || rows.values().flatten();
-        let Some(first) = all().next() else { return Ok(()) };
-        let mut columns: Vec<&str> = Vec::new();
-        let mut folded: HashMap<String, u32> = HashMap::new();
-        for p in all().filter(|p| p.cid != SENTINEL) {
-            let next = folded.len() as u32;
-            folded.entry(p.cid.to_ascii_lowercase()).or_insert_with(|| {
-                columns.push(&p.cid);
-                next
-            });
-        }
-        let keys: Vec<String> = match core.catalog.find(&first.table) {
+        let columns: BTreeSet<u32> = all().filter_map(|p| p.col).collect();
+        let index = |col: u32| columns.iter().position(|c| *c == col).map(|i| i as u32);
+        let keys: Vec<String> = match core.catalog.get(table) {
             Some(t) => t.keys.iter().map(|k| k.name.clone()).collect(),
             // Nobody here knows what they are called.
             None => {
-                let width = rejoin_crdt::key::unpack(&first.pk).map_or(1, Iterator::count).max(1);
-                let names = (1usize..).map(|i| format!("?{i}"));
-                names.filter(|n| !folded.contains_key(n)).take(width).collect()
+                let width =
+                    all().next().and_then(|p| rejoin_crdt::key::unpack(&p.pk).ok()).map(Iterator::count);
+                (1..=width.unwrap_or(1).max(1)).map(|i| format!("?{i}")).collect()
             }
         };
         let keys: Vec<&str> = keys.iter().map(String::as_str).collect();
-        columns.retain(|c| !keys.iter().any(|k| k.eq_ignore_ascii_case(c)));
-        let index = |cid: &str| columns.iter().position(|c| c.eq_ignore_ascii_case(cid)).map(|i| i as u32);
-        self.writer.begin_table(&first.table, &keys, &columns).map_err(wire)?;
+        let (called, mut names) = (core.table_called(table)?, core.columns_called(table)?);
+        let names: Vec<Called> = columns.iter().map(|c| names.remove(c).unwrap_or_default()).collect();
+        let names: Vec<Naming<'_>> = names.iter().map(Called::naming).collect();
+        self.writer.begin_table(&called.naming(), &keys, &names, true).map_err(wire)?;
         for ((pk, cl), changes) in &rows {
             let mut record = RowRecord { cl: *cl, ..RowRecord::default() };
             let mut cells: BTreeMap<u32, &Parked> = BTreeMap::new();
             for p in changes {
                 let Some(db_version) = self.written(core, p.db_version, p.site) else { continue };
                 let site = self.site(core, p.site);
-                if p.cid == SENTINEL {
+                let Some(i) = p.col.and_then(index) else {
                     record.sentinel = Some(Sentinel { db_version, site, seq: p.seq });
-                } else if let Some(i) = index(&p.cid)
-                    && cells.insert(i, p).is_none()
-                {
+                    continue;
+                };
+                if cells.insert(i, p).is_none() {
                     let stamp = Stamp { col_version: p.col_version, db_version, site };
                     let one = ColSet::single(i);
                     record.groups.push(GroupRecord { cols: one.clone(), live: one, stamp, seq: p.seq });

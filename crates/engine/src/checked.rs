@@ -181,7 +181,7 @@ fn touched(reader: &Reader<'_>, of: impl Fn(usize) -> bool) -> Result<Vec<RowKey
     let mut all = BTreeSet::new();
     for index in 0..reader.table_count() {
         let mut rows = reader.table(index).map_err(wire)?;
-        let table = rows.name().to_owned();
+        let table = rows.name().current.text.to_owned();
         while let Some(row) = rows.next_row().map_err(wire)? {
             if transactions_of(&row).any(&of) {
                 all.insert(RowKey { table: table.clone(), pk: row.key.to_vec() });
@@ -354,7 +354,7 @@ impl<'c> Checking<'c> {
             work.meta.sentinel.map(|s| (s.db_version, s.site)).into_iter().chain(cells).collect();
         if row.parked {
             let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
-            let parked = core.parked_of_row(&row.t.name, &pk)?;
+            let parked = core.parked_of_row(row.t.id, &pk)?;
             written.extend(parked.iter().map(|p| (p.db_version, p.site)));
         }
         let mut asked = BTreeSet::new();
@@ -379,7 +379,7 @@ impl<'c> Checking<'c> {
         let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
         core.txn.works.insert(at, work);
         let waits = |name: &str| name == Reason::Incomplete.name() || name == Reason::Constraint.name();
-        let parked = core.parked_of_row(&row.t.name, &pk)?;
+        let parked = core.parked_of_row(row.t.id, &pk)?;
         let mine = parked.iter().any(|p| waits(&p.reason) && row.by.iter().any(|b| b.1 == p.db_version));
         if !mine && row.refusal.is_none() {
             return Ok(());

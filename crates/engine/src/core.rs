@@ -192,6 +192,8 @@ pub struct Queries {
     pub log_at: Option<Stmt>,
     pub log_one: Option<Stmt>,
     outside: Option<Stmt>,
+    pub lives: Option<Stmt>,
+    pub life: Option<Stmt>,
 }
 
 /// Per table: ranges of keys.
@@ -235,6 +237,8 @@ pub struct Core {
     pub writers: HashMap<u32, Box<crate::merge::Writers>, Seeded>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
+    /// The table that `commit_alter` looks at.
+    pub ending_alter: Option<u32>,
     /// Somebody wants to hear of commits.
     pub observing: bool,
 }
@@ -280,6 +284,7 @@ impl Core {
             moved: None,
             writers: HashMap::default(),
             suspended: HashSet::new(),
+            ending_alter: None,
             observing: false,
         }
     }

@@ -475,7 +475,7 @@ impl Core {
         let Some(work) = self.txn.works.get(&at) else { return Ok(()) };
         let (table, cl) = (Rc::clone(&work.table), work.meta.cl);
         let pk = Core::parked_key(&table, work.row, work.key.as_deref());
-        self.unpark_row(&table.name, &pk, cl)
+        self.unpark_row(table.id, &pk, cl)
     }
 
     /// A local write of some cells.

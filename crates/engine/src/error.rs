@@ -39,6 +39,8 @@ pub enum Error {
     BelowHorizon { here: bool, site: String, from: u64, to: u64 },
     /// Two histories under one site id.
     Fork { site: String, version: u64 },
+    /// What is one table, or one column of `table`, on one side is two on the other: the schemas came apart.
+    Incompatible { table: Option<String>, one: String, two: [String; 2], two_here: bool },
     /// The changeset belongs to another database.
     OtherLineage { ours: String, theirs: String },
     /// The other replica has transactions that its server has not acknowledged, which it gives to nobody else.
@@ -92,6 +94,20 @@ impl std::fmt::Display for Error {
                 "site {site} has two histories at version {version}: two copies of one file wrote under one id; \
                  give one of them a new id with SELECT crsql_new_site_id()"
             ),
+            Error::Incompatible { table, one, two: [a, b], two_here } => {
+                let what = if table.is_some() { "column" } else { "table" };
+                table.iter().try_for_each(|table| write!(f, "table \"{table}\": "))?;
+                if *two_here {
+                    write!(f, "what the peer calls {what} {one} is two here, {a} and {b}")?;
+                } else {
+                    write!(f, "what is one {what} here, {one}, is two at the peer, {a} and {b}")?;
+                }
+                write!(
+                    f,
+                    ": the schemas were changed in different ways; start one of the replicas over from a copy of the other. \
+                     Nothing was applied"
+                )
+            }
             Error::OtherLineage { ours, theirs } => {
                 write!(f, "the changeset comes from another database (lineage {theirs}, this one is {ours})")
             }

@@ -4,7 +4,8 @@ use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, LogRow, cached, read_log_head};
 use crate::error::Result;
 use crate::log::Changes;
-use crate::parked::Parked;
+use crate::names::TABLES;
+use crate::parked::{Parked, SENTINEL};
 use crate::store::{Loc, Record};
 use rejoin_crdt::meta::{RowMeta, Sentinel};
 use rejoin_sqlite::{Stmt, ValueRef};
@@ -44,8 +45,15 @@ pub struct Listed {
 pub struct Unit {
     pub db_version: i64,
     pub rows: Vec<ListedRow>,
-    pub parked: Vec<Parked>,
+    pub parked: Vec<ListedParked>,
     pub changes: Vec<Listed>,
+}
+
+/// A parked change, with the names under which it would come back.
+pub struct ListedParked {
+    pub table: String,
+    pub cid: String,
+    pub change: Parked,
 }
 
 /// What a reader does not want to see.
@@ -210,15 +218,23 @@ impl Core {
             }
         }
         if parked {
-            unit.parked = self.parked_at(unit.db_version)?;
-            for p in &mut unit.parked {
-                self.respell_parked(p)?;
-            }
-            for (i, p) in unit.parked.iter().enumerate() {
-                let row = i as u32;
-                let listed =
-                    Listed { seq: p.seq, row, what: What::Parked, col_version: p.col_version, site: p.site };
-                unit.changes.push(listed);
+            for mut p in self.parked_at(unit.db_version)? {
+                self.respell_parked(&mut p)?;
+                // A name that means something else now, for whom it comes without its life, is not told.
+                let Some(table) = self.text_of(TABLES, p.table)? else { continue };
+                let cid = match p.col {
+                    Some(col) => self.text_of(p.table, col)?,
+                    None => Some(SENTINEL.to_owned()),
+                };
+                let Some(cid) = cid else { continue };
+                unit.changes.push(Listed {
+                    seq: p.seq,
+                    row: unit.parked.len() as u32,
+                    what: What::Parked,
+                    col_version: p.col_version,
+                    site: p.site,
+                });
+                unit.parked.push(ListedParked { table, cid, change: p });
             }
         }
         unit.finish();
@@ -271,7 +287,7 @@ impl Core {
 
     /// A parked change stands under the identity of its key; it is listed as its row is spelled.
     pub fn respell_parked(&mut self, p: &mut Parked) -> Result<()> {
-        let Some(t) = self.catalog.find(&p.table).cloned() else {
+        let Some(t) = self.catalog.get(p.table).cloned() else {
             return Ok(());
         };
         if t.kind == KeyKind::RowId || crate::value::one_spelling(&t, &p.pk) {
@@ -297,7 +313,7 @@ impl Core {
             _ => (None, crate::value::identity_of_foreign(t, packed).ok().map(|i| i.key)),
         };
         let pk = Core::parked_key(t, row, key.as_deref());
-        Ok(!self.parked_of_row(&t.name, &pk)?.is_empty())
+        Ok(!self.parked_of_row(t.id, &pk)?.is_empty())
     }
 
     /// The metadata of the row that a packed key names.

@@ -294,7 +294,7 @@ pub fn merge_work(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incom
             work.spelling.clone_from(&inc.spelling);
             work.touch(inc.mark.db_version);
             let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
-            core.unpark_row(&work.table.name.clone(), &pk, inc.cl)?;
+            core.unpark_row(work.table.id, &pk, inc.cl)?;
             Ok(1)
         }
         Causal::Create | Causal::Resurrect => new_life(engine, core, work, inc, Standing::Unknown),
@@ -323,7 +323,7 @@ fn new_life(
     let t = Rc::clone(&work.table);
     let known = work.meta.cl > 0;
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
-    core.unpark_row(&t.name, &pk, inc.cl)?;
+    core.unpark_row(t.id, &pk, inc.cl)?;
     work.spelling.clone_from(&inc.spelling);
     let have: ColSet = inc.cells.iter().map(|c| c.col).collect();
     let complete = !refused && t.cols.iter().all(|c| !c.required || have.contains(c.id));
@@ -385,14 +385,11 @@ fn take_cell(core: &mut Core, work: &mut Work, c: &Cell<'_>) {
 }
 
 fn park_cell(core: &mut Core, work: &Work, pk: &[u8], c: &Cell<'_>, reason: Reason) -> Result<bool> {
-    let Some(column) = work.table.column_by_id(c.col) else {
-        return Ok(false);
-    };
     let p = Parked {
         id: 0,
-        table: work.table.name.clone(),
+        table: work.table.id,
         pk: pk.to_vec(),
-        cid: column.name.clone(),
+        col: Some(c.col),
         val: c.val.to_owned(),
         col_version: c.stamp.col_version,
         db_version: c.stamp.db_version,
@@ -484,13 +481,13 @@ fn retry_refused(engine: &Engine, core: &mut Core, work: &mut Work, winners: &[C
     let t = Rc::clone(&work.table);
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
     let waits = |p: &Parked| p.cl == work.meta.cl && p.reason == Reason::Constraint.name();
-    if !core.parked_of_row(&t.name, &pk)?.iter().any(waits) {
+    if !core.parked_of_row(t.id, &pk)?.iter().any(waits) {
         return Ok(false);
     }
     for c in winners {
         park_cell(core, work, &pk, c, Reason::Constraint)?;
     }
-    let parked = core.parked_of_row(&t.name, &pk)?;
+    let parked = core.parked_of_row(t.id, &pk)?;
     let all = waiting(&t, work, &parked, Some(Reason::Constraint));
     let mut cells: Vec<Cell<'_>> = Vec::new();
     for (c, id) in &all {
@@ -517,7 +514,7 @@ fn retry_refused(engine: &Engine, core: &mut Core, work: &mut Work, winners: &[C
 fn waiting<'p>(t: &Table, work: &Work, parked: &'p [Parked], reason: Option<Reason>) -> Vec<(Cell<'p>, i64)> {
     let of_life = |p: &&Parked| p.cl == work.meta.cl && reason.is_none_or(|r| r.name() == p.reason);
     let cell = |p: &'p Parked| {
-        let col = t.column(&p.cid)?.id;
+        let col = t.column_by_id(p.col?)?.id;
         let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
         Some((Cell { col, stamp, seq: p.seq, val: p.val.as_ref() }, p.id))
     };
@@ -593,7 +590,7 @@ fn complete_row(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incomin
     for c in inc.cells {
         accepted += i64::from(park_cell(core, work, &pk, c, Reason::Incomplete)?);
     }
-    let parked = core.parked_of_row(&t.name, &pk)?;
+    let parked = core.parked_of_row(t.id, &pk)?;
     let waiting = waiting(&t, work, &parked, None);
     let have: ColSet = waiting.iter().map(|(c, _)| c.col).collect();
     if !t.cols.iter().all(|c| !c.required || have.contains(c.id)) {

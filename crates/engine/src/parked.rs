@@ -4,6 +4,7 @@
 use crate::catalog::{Table, text};
 use crate::core::Core;
 use crate::error::{Error, Result};
+use crate::names::State;
 use crate::value::{from_sql, to_sql};
 use rejoin_crdt::merge::{Verdict, by_value, by_version};
 use rejoin_crdt::meta::{ColSet, Stamp};
@@ -18,7 +19,8 @@ pub const SENTINEL: &str = "-1";
 pub enum Reason {
     NoTable,
     NoColumn,
-    /// The column was dropped here: kept for others only.
+    /// The table or column was dropped here: kept for others only.
+    TableDropped,
     Dropped,
     /// A NOT NULL column without DEFAULT has no value yet.
     Incomplete,
@@ -27,10 +29,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// Why a change of such a column of such a table waits; `NoColumn` also if it waits for nothing any more.
+    pub fn of(table: State, column: State) -> Reason {
+        match (table, column) {
+            (State::Waits, _) => Reason::NoTable,
+            (State::Ended, _) => Reason::TableDropped,
+            (State::Here, State::Ended) => Reason::Dropped,
+            (State::Here, _) => Reason::NoColumn,
+        }
+    }
+
     pub fn name(self) -> &'static str {
         match self {
             Reason::NoTable => "no such table",
             Reason::NoColumn => "no such column",
+            Reason::TableDropped => "table was dropped",
             Reason::Dropped => "column was dropped",
             Reason::Incomplete => "required values missing",
             Reason::Constraint => "constraint failed",
@@ -42,9 +55,10 @@ impl Reason {
 #[derive(Clone, Debug, PartialEq)]
 pub struct Parked {
     pub id: i64,
-    pub table: String,
+    pub table: u32,
     pub pk: Vec<u8>,
-    pub cid: String,
+    /// None: the sentinel.
+    pub col: Option<u32>,
     pub val: Value,
     pub col_version: i64,
     pub db_version: i64,
@@ -54,15 +68,15 @@ pub struct Parked {
     pub reason: String,
 }
 
-const COLUMNS: &str = "id, tbl, pk, cid, val, col_version, db_version, site, cl, seq, reason";
+const COLUMNS: &str = "id, tbl, pk, col, val, col_version, db_version, site, cl, seq, reason";
 
 fn read(q: &Stmt) -> Result<Parked> {
     let small = |v: i64| u32::try_from(v).map_err(|_| Error::damaged("parked change"));
     Ok(Parked {
         id: q.column_int(0),
-        table: text(q.column_text(1)),
+        table: small(q.column_int(1))?,
         pk: q.column_blob(2).to_vec(),
-        cid: text(q.column_text(3)),
+        col: Some(q.column_int(3)).filter(|c| *c >= 0).map(small).transpose()?,
         val: from_sql(q.column(4)).to_owned(),
         col_version: q.column_int(5),
         db_version: q.column_int(6),
@@ -78,17 +92,17 @@ impl Core {
         if let Some(known) = self.parked_rows {
             return Ok(known);
         }
-        let mut q = self.db.prepare_transient("SELECT EXISTS (SELECT 1 FROM main.crsql_parked)")?;
+        let mut q = self.db.prepare_transient("SELECT EXISTS (SELECT 1 FROM main.crsql_waiting)")?;
         q.step()?;
         let any = q.column_int(0) != 0;
         self.parked_rows = Some(any);
         Ok(any)
     }
 
-    /// Whether a parked change of a column that is there can be tried: not if it waits for other values of its row.
-    pub fn is_due(&mut self, t: &Table, p: &Parked, col: u32) -> Result<bool> {
-        let known = t.column_by_id(col).is_some();
-        Ok(known && p.reason != Reason::Dropped.name() && p.reason != Reason::Incomplete.name())
+    /// Whether a parked change of a table that is there can be tried: not if it waits for other values of its row.
+    pub fn is_due(t: &Table, p: &Parked) -> bool {
+        let known = p.col.is_none_or(|col| t.column_by_id(col).is_some());
+        p.reason == Reason::NoTable.name() || known && p.reason != Reason::Incomplete.name()
     }
 
     /// A local insert meets a living row that waited for values: what waits becomes its past.
@@ -99,8 +113,8 @@ impl Core {
         let Some(work) = self.txn.works.get(&at) else { return Ok(()) };
         let (t, cl) = (std::rc::Rc::clone(&work.table), work.meta.cl);
         let pk = Core::parked_key(&t, work.row, work.key.as_deref());
-        for p in self.parked_of_row(&t.name, &pk)?.into_iter().filter(|p| p.cl == cl) {
-            let Some(column) = t.column(&p.cid) else { continue };
+        for p in self.parked_of_row(t.id, &pk)?.into_iter().filter(|p| p.cl == cl) {
+            let Some(column) = p.col.and_then(|col| t.column_by_id(col)) else { continue };
             let stamp = Stamp { col_version: p.col_version, db_version: p.db_version, site: p.site };
             if let Some(work) = self.txn.works.get_mut(&at)
                 && work.meta.cell(column.id).is_none()
@@ -120,14 +134,14 @@ impl Core {
         let key = |core: &Core, at| {
             let work = core.txn.works.get(&at)?;
             let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
-            Some((work.table.name.clone(), pk, work.meta.cl))
+            Some((work.table.id, pk, work.meta.cl))
         };
         let (Some((table, from, _)), Some((_, to, cl))) = (key(self, old), key(self, new)) else {
             return Ok(());
         };
         let (db_version, site) = (self.next_db_version(), self.cfg.own);
         let (clock, lamport) = (self.txn.clock.unwrap_or(0), self.cfg.lamport);
-        for p in self.parked_of_row(&table, &from)?.into_iter().filter(|p| p.cid != SENTINEL) {
+        for p in self.parked_of_row(table, &from)?.into_iter().filter(|p| p.col.is_some()) {
             self.unpark(p.id)?;
             let col_version = if lamport { p.col_version } else { rejoin_crdt::hlc::for_cell(0, clock) };
             let seq = self.txn.seq;
@@ -140,8 +154,9 @@ impl Core {
     }
 
     fn query_parked(&self, condition: &str, params: &[Sql<'_>]) -> Result<Vec<Parked>> {
-        let sql =
-            format!("SELECT {COLUMNS} FROM main.crsql_parked WHERE {condition} ORDER BY db_version, seq, id");
+        let sql = format!(
+            "SELECT {COLUMNS} FROM main.crsql_waiting WHERE {condition} ORDER BY db_version, seq, id"
+        );
         let mut q = self.db.prepare_transient(&sql)?;
         for (i, p) in params.iter().enumerate() {
             q.bind(i as i32 + 1, *p)?;
@@ -157,59 +172,72 @@ impl Core {
         self.query_parked("db_version = ?1", &[Sql::Integer(db_version)])
     }
 
-    pub fn parked_of_table(&self, table: &str) -> Result<Vec<Parked>> {
-        self.query_parked("tbl = ?1", &[Sql::Text(table.as_bytes())])
+    pub fn parked_of_table(&self, table: u32) -> Result<Vec<Parked>> {
+        self.query_parked("tbl = ?1", &[Sql::Integer(i64::from(table))])
     }
 
-    pub fn parked_of_row(&mut self, table: &str, pk: &[u8]) -> Result<Vec<Parked>> {
+    pub fn parked_of_column(&self, table: u32, col: u32) -> Result<Vec<Parked>> {
+        let at = [table, col].map(|n| Sql::Integer(i64::from(n)));
+        self.query_parked("tbl = ?1 AND col = ?2", &at)
+    }
+
+    pub fn parked_of_row(&mut self, table: u32, pk: &[u8]) -> Result<Vec<Parked>> {
         if !self.has_parked()? {
             return Ok(Vec::new());
         }
-        self.query_parked("tbl = ?1 AND pk = ?2", &[Sql::Text(table.as_bytes()), Sql::Blob(pk)])
+        self.query_parked("tbl = ?1 AND pk = ?2", &[Sql::Integer(i64::from(table)), Sql::Blob(pk)])
     }
 
     /// Tables among the parked, each once.
-    pub fn parked_tables(&self) -> Result<Vec<String>> {
-        let mut q = self.db.prepare_transient("SELECT DISTINCT tbl FROM main.crsql_parked")?;
+    pub fn parked_tables(&self) -> Result<Vec<u32>> {
+        let mut q = self.db.prepare_transient("SELECT DISTINCT tbl FROM main.crsql_waiting")?;
         let mut all = Vec::new();
         while q.step()? {
-            all.push(text(q.column_text(0)));
+            all.extend(u32::try_from(q.column_int(0)));
         }
         Ok(all)
     }
 
-    /// Keeps a change unless a parked one of the same cell wins. True: it was kept.
+    /// Keeps a change that came now, unless a parked one of the same cell wins. True: it was kept.
     pub fn park(&mut self, p: &Parked, reason: Reason) -> Result<bool> {
-        let earlier = self.parked_of_row(&p.table, &p.pk)?;
+        let kept = self.keep(p, reason)?;
+        if kept {
+            self.txn.parked.insert(p.db_version);
+            self.txn.parks += 1;
+            self.txn.high = self.txn.high.max(p.col.map_or(0, |_| p.col_version));
+        }
+        Ok(kept)
+    }
+
+    /// Keeps a change that the log names already, unless a parked one of the same cell wins. True: it was kept.
+    pub fn keep(&mut self, p: &Parked, reason: Reason) -> Result<bool> {
+        let earlier = self.parked_of_row(p.table, &p.pk)?;
         if earlier.iter().any(|e| e.cl > p.cl) {
             return Ok(false);
         }
         if earlier.iter().any(|e| e.cl < p.cl) {
-            self.unpark_row(&p.table, &p.pk, p.cl)?;
+            self.unpark_row(p.table, &p.pk, p.cl)?;
         }
-        let same = earlier.iter().find(|e| e.cl == p.cl && e.cid.eq_ignore_ascii_case(&p.cid));
+        let same = earlier.iter().find(|e| e.cl == p.cl && e.col == p.col);
         if let Some(e) = same
             && !self.beats(p, e)
         {
             return Ok(false);
         }
         self.put_parked(p, reason)?;
-        self.txn.parked.insert(p.db_version);
-        self.txn.parks += 1;
-        self.txn.high = self.txn.high.max(if p.cid == SENTINEL { 0 } else { p.col_version });
         Ok(true)
     }
 
     /// Writes a parked change as it is: its db_version lists it already, or is about to.
     pub fn put_parked(&mut self, p: &Parked, reason: Reason) -> Result<()> {
         let mut q = self.db.prepare_transient(
-            "REPLACE INTO main.crsql_parked(tbl, pk, cid, val, col_version, db_version, site, cl, seq, reason) \
+            "REPLACE INTO main.crsql_waiting(tbl, pk, col, val, col_version, db_version, site, cl, seq, reason) \
              VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
         )?;
         q.run(&[
-            Sql::Text(p.table.as_bytes()),
+            Sql::Integer(i64::from(p.table)),
             Sql::Blob(&p.pk),
-            Sql::Text(p.cid.as_bytes()),
+            Sql::Integer(p.col.map_or(-1, i64::from)),
             to_sql(p.val.as_ref()),
             Sql::Integer(p.col_version),
             Sql::Integer(p.db_version),
@@ -232,19 +260,21 @@ impl Core {
     }
 
     /// Drops what is parked of a row's lives before `cl`.
-    pub fn unpark_row(&mut self, table: &str, pk: &[u8], before_cl: u32) -> Result<()> {
+    pub fn unpark_row(&mut self, table: u32, pk: &[u8], before_cl: u32) -> Result<()> {
         if !self.has_parked()? {
             return Ok(());
         }
         self.db
-            .prepare_transient("DELETE FROM main.crsql_parked WHERE tbl = ?1 AND pk = ?2 AND cl < ?3")?
-            .run(&[Sql::Text(table.as_bytes()), Sql::Blob(pk), Sql::Integer(i64::from(before_cl))])?;
+            .prepare_transient("DELETE FROM main.crsql_waiting WHERE tbl = ?1 AND pk = ?2 AND cl < ?3")?
+            .run(&[Sql::Integer(i64::from(table)), Sql::Blob(pk), Sql::Integer(i64::from(before_cl))])?;
         self.parked_rows = None;
         Ok(())
     }
 
     pub fn unpark(&mut self, id: i64) -> Result<()> {
-        self.db.prepare_transient("DELETE FROM main.crsql_parked WHERE id = ?1")?.run(&[Sql::Integer(id)])?;
+        self.db
+            .prepare_transient("DELETE FROM main.crsql_waiting WHERE id = ?1")?
+            .run(&[Sql::Integer(id)])?;
         self.parked_rows = None;
         Ok(())
     }

@@ -5,13 +5,13 @@ use crate::core::Core;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::merge::{Cell, Incoming, is_sentinel, merge_row};
+use crate::names::{Met, State, TABLES};
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::value::from_sql;
 use rejoin_crdt::limits::{check_cl, check_col_version, check_db_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_sqlite::{Args, ValueRef};
-use std::rc::Rc;
 
 /// Names longer than this are refused.
 const NAME_BYTES_MAX: usize = 1024;
@@ -26,6 +26,33 @@ struct Row<'a> {
     site: Option<SiteId>,
     cl: u32,
     seq: i64,
+}
+
+/// What the names of a change mean here.
+struct Place {
+    table: Met,
+    /// None: the sentinel.
+    column: Option<Met>,
+}
+
+impl Place {
+    fn of(core: &mut Core, row: &Row<'_>) -> Result<Place> {
+        let table = core.by_text_or_waits(TABLES, row.table)?;
+        if is_sentinel(row.cid.as_bytes()) {
+            return Ok(Place { table, column: None });
+        }
+        let t = core.catalog.get(table.id).cloned();
+        if let Some(t) = t.filter(|t| t.column(row.cid).is_none())
+            && t.keys.iter().any(|k| k.name.eq_ignore_ascii_case(row.cid))
+        {
+            return Err(bad(format!("cid \"{}\" is a key column of \"{}\" here", row.cid, t.name)));
+        }
+        Ok(Place { table, column: Some(core.by_text_or_waits(table.id, row.cid)?) })
+    }
+
+    fn reason(&self) -> Reason {
+        Reason::of(self.table.state, self.column.map_or(State::Here, |c| c.state))
+    }
 }
 
 fn bad(why: impl Into<String>) -> Error {
@@ -109,7 +136,8 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
     };
     let before = core.txn.pending;
     let db_version = core.next_db_version().max(row.db_version);
-    let accepted = merge_at(engine, core, row, site, db_version)?;
+    let place = Place::of(core, row)?;
+    let accepted = merge_at(engine, core, row, &place, site, db_version)?;
     core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
     if accepted > 0 {
         core.note_row_wise()?;
@@ -118,28 +146,28 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
 }
 
 /// A change that gets this db_version here.
-fn merge_at(engine: &Engine, core: &mut Core, row: &Row<'_>, site: u32, db_version: i64) -> Result<i64> {
-    let Some(t) = core.catalog.find(row.table).cloned() else {
-        return park(core, row, site, db_version, Reason::NoTable);
+fn merge_at(
+    engine: &Engine,
+    core: &mut Core,
+    row: &Row<'_>,
+    place: &Place,
+    site: u32,
+    db_version: i64,
+) -> Result<i64> {
+    let Some(t) = core.catalog.get(place.table.id).cloned() else {
+        return park(core, row, place, site, db_version);
     };
-    let sentinel = is_sentinel(row.cid.as_bytes());
     let stamp = Stamp { col_version: row.col_version, db_version, site };
     let mark = Sentinel { db_version, site, seq: row.seq };
     let mut cells = [Cell { col: 0, stamp, seq: row.seq, val: from_sql(row.val) }];
-    let bare = sentinel || row.cl & 1 == 0;
-    if !bare {
-        match column(core, &t, row.cid)? {
-            Ok(id) => cells[0].col = id,
-            Err(_) if t.keys.iter().any(|k| k.name.eq_ignore_ascii_case(row.cid)) => {
-                return Err(bad(format!("cid \"{}\" is a key column of \"{}\" here", row.cid, t.name)));
-            }
-            Err(reason) => {
-                let at = core.work_foreign(&t, row.pk)?;
-                return park_cell(engine, core, at, row, site, db_version, reason);
-            }
-        }
-    }
+    let bare = place.column.is_none() || row.cl & 1 == 0;
     let at = core.work_foreign(&t, row.pk)?;
+    if let Some(column) = place.column.filter(|_| !bare) {
+        if t.column_by_id(column.id).is_none() {
+            return park_cell(engine, core, at, row, place, site, db_version);
+        }
+        cells[0].col = column.id;
+    }
     let spelling = match core.txn.works.get(&at) {
         Some(work) => crate::merge::spelling(work, row.pk, row.cl, bare)?,
         None => None,
@@ -154,28 +182,12 @@ fn merge_at(engine: &Engine, core: &mut Core, row: &Row<'_>, site: u32, db_versi
     merge_row(engine, core, at, &incoming)
 }
 
-/// The local column that a name means: by name, by a former name; or why there is none.
-pub fn column(
-    core: &Core,
-    t: &Rc<crate::catalog::Table>,
-    name: &str,
-) -> Result<std::result::Result<u32, Reason>> {
-    if let Some(c) = t.column(name) {
-        return Ok(Ok(c.id));
-    }
-    Ok(match core.column_alias(t.id, name.as_bytes())? {
-        Some(id) if id >= 0 && t.column_by_id(id as u32).is_some() => Ok(id as u32),
-        Some(_) => Err(Reason::Dropped),
-        None => Err(Reason::NoColumn),
-    })
-}
-
-fn parked(row: &Row<'_>, site: u32, db_version: i64) -> Parked {
+fn parked(row: &Row<'_>, place: &Place, site: u32, db_version: i64) -> Parked {
     Parked {
         id: 0,
-        table: row.table.to_owned(),
+        table: place.table.id,
         pk: row.pk.to_vec(),
-        cid: row.cid.to_owned(),
+        col: place.column.map(|c| c.id),
         val: from_sql(row.val).to_owned(),
         col_version: row.col_version,
         db_version,
@@ -186,9 +198,9 @@ fn parked(row: &Row<'_>, site: u32, db_version: i64) -> Parked {
     }
 }
 
-fn park(core: &mut Core, row: &Row<'_>, site: u32, db_version: i64, reason: Reason) -> Result<i64> {
+fn park(core: &mut Core, row: &Row<'_>, place: &Place, site: u32, db_version: i64) -> Result<i64> {
     rejoin_crdt::key::unpack(row.pk).map_err(|e| bad(format!("pk: {e}")))?;
-    Ok(i64::from(core.park(&parked(row, site, db_version), reason)?))
+    Ok(i64::from(core.park(&parked(row, place, site, db_version), place.reason())?))
 }
 
 /// A cell of an unknown column: its row obeys its causal length at once, the value waits.
@@ -197,14 +209,14 @@ fn park_cell(
     core: &mut Core,
     at: (u32, u64),
     row: &Row<'_>,
+    place: &Place,
     site: u32,
     db_version: i64,
-    reason: Reason,
 ) -> Result<i64> {
     let Some(work) = core.txn.works.get(&at) else {
         return Err(Error::damaged("work"));
     };
-    let (cl, table) = (work.meta.cl, work.table.name.clone());
+    let cl = work.meta.cl;
     let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
     if row.cl < cl {
         return Ok(0);
@@ -215,7 +227,8 @@ fn park_cell(
         let incoming = Incoming { cl: row.cl, sentinel: None, mark, cells: &[], spelling };
         merge_row(engine, core, at, &incoming)?;
     }
-    Ok(i64::from(core.park(&Parked { table, pk, ..parked(row, site, db_version) }, reason)?))
+    let waits = Parked { pk, ..parked(row, place, site, db_version) };
+    Ok(i64::from(core.park(&waits, place.reason())?))
 }
 
 /// Applies what waited for a table or column that is there now.
@@ -224,14 +237,10 @@ pub fn apply_parked(engine: &Engine, core: &mut Core) -> Result<()> {
         return Ok(());
     }
     core.parked_tried = Some(core.catalog.cookie);
-    for name in core.parked_tables()? {
-        let Some(t) = core.catalog.find(&name).cloned() else { continue };
-        for p in core.parked_of_table(&name)? {
-            let sentinel = is_sentinel(p.cid.as_bytes());
-            let place = sentinel || matches!(column(core, &t, &p.cid)?, Ok(id) if core.is_due(&t, &p, id)?);
-            if place {
-                unpark_one(engine, core, &p)?;
-            }
+    for table in core.parked_tables()? {
+        let Some(t) = core.catalog.get(table).cloned() else { continue };
+        for p in core.parked_of_table(table)?.iter().filter(|p| Core::is_due(&t, p)) {
+            unpark_one(engine, core, p)?;
         }
     }
     Ok(())
@@ -239,9 +248,9 @@ pub fn apply_parked(engine: &Engine, core: &mut Core) -> Result<()> {
 
 fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
     let row = Row {
-        table: &p.table,
+        table: "",
         pk: &p.pk,
-        cid: &p.cid,
+        cid: "",
         val: crate::value::to_sql(p.val.as_ref()),
         col_version: p.col_version,
         db_version: 0,
@@ -250,16 +259,21 @@ fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
         seq: p.seq,
     };
     core.unpark(p.id)?;
+    let column = match p.col {
+        Some(col) => Some(Met { id: col, state: core.column_state(p.table, col)? }),
+        None => None,
+    };
+    let place = Place { table: Met { id: p.table, state: State::Here }, column };
     let parked = core.txn.parked.clone();
     // It keeps the version under which it came: whoever has that has the change.
-    match merge_at(engine, core, &row, p.site, p.db_version) {
+    match merge_at(engine, core, &row, &place, p.site, p.db_version) {
         Ok(_) => Ok(()),
         // The table does not take the value: it goes on waiting.
         Err(Error::Constraint { .. } | Error::BadChange { .. }) => {
             // The try may have parked it again, under another version and for another reason.
             core.txn.parked = parked;
-            let again = core.parked_of_row(&p.table, &p.pk)?;
-            for p in again.iter().filter(|a| a.cl == p.cl && a.cid.eq_ignore_ascii_case(&p.cid)) {
+            let again = core.parked_of_row(p.table, &p.pk)?;
+            for p in again.iter().filter(|a| a.cl == p.cl && a.col == p.col) {
                 core.unpark(p.id)?;
             }
             core.put_parked(p, Reason::Constraint)

@@ -2,12 +2,14 @@
 
 use crate::capture;
 use crate::catalog::{
-    Catalog, KeyKind, LiveColumn, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable,
-    describe, key_of, saved_tables, text,
+    Catalog, KeyKind, LiveTable, SavedColumn, SavedTable, Table, build, check_replicable, describe, key_of,
+    saved_tables, text,
 };
+use crate::columns::match_columns;
 use crate::core::{Core, Txn};
 use crate::error::{Error, Result};
 use crate::format::{FORMAT, SCHEMA, quote};
+use crate::names::TABLES;
 use crate::observe::{Commit, commits};
 use rejoin_sqlite::{Db, TxnState, ValueRef, ffi};
 use std::collections::{HashMap, HashSet};
@@ -236,18 +238,12 @@ impl Core {
                 continue;
             }
             let Some(live) = describe(self.db, &found.name)? else { continue };
-            let columns = match_columns(s, &live, self.next_column(s.id)?).columns;
+            let altered = self.only_altered(s, &found, watched);
+            let columns = match_columns(s, &live, self.next_column(s.id)?, altered).columns;
             let mut table = build(self.db, s.id, &live, &columns, !watched)?;
             table.rebuilt = rebuilt;
             table.user_triggers = user_triggers;
             catalog.insert(table);
-        }
-        let mut q = self.db.prepare_transient("SELECT name, id FROM main.crsql_aliases WHERE tbl = 0")?;
-        while q.step()? {
-            let id = q.column_int(1);
-            if id > 0 {
-                catalog.add_alias(&text(q.column_text(0)), id as u32);
-            }
         }
         self.catalog = Rc::new(catalog);
         self.catalog_stale = false;
@@ -278,7 +274,7 @@ impl Core {
             };
             let Some(found) = found.filter(|_| !self.seen_gone.contains(&saved.id)) else {
                 self.seen_gone.remove(&saved.id);
-                self.forget_table(saved.id)?;
+                self.forget_table(saved.id, true)?;
                 continue;
             };
             let watched = self.cfg.owned || index.is_watched(saved.id, &found.name);
@@ -286,10 +282,18 @@ impl Core {
                 continue;
             }
             if let Some(live) = describe(self.db, &found.name)? {
-                self.follow_table(&saved, &live, watched)?;
+                let altered = self.only_altered(&saved, &found, watched);
+                self.follow_table(&saved, &live, watched, altered)?;
             }
         }
         Ok(())
+    }
+
+    /// Whether it is the table that it was, not one made anew under its name: ALTER TABLE keeps the triggers, and the
+    /// place in the file.
+    fn only_altered(&self, saved: &SavedTable, found: &Found, watched: bool) -> bool {
+        let by_place = self.cfg.owned || self.ending_alter == Some(saved.id);
+        if by_place { found.root == saved.root } else { watched }
     }
 
     /// An owned file has no triggers to go with a renamed table. Its text stays but for the name, and its root page
@@ -315,31 +319,31 @@ impl Core {
         Ok(saved.columns.iter().all(|c| has(&c.name)).then(|| found.clone()))
     }
 
-    fn follow_table(&mut self, saved: &SavedTable, live: &LiveTable, watched: bool) -> Result<()> {
+    fn follow_table(
+        &mut self,
+        saved: &SavedTable,
+        live: &LiveTable,
+        watched: bool,
+        altered: bool,
+    ) -> Result<()> {
         let (kind, keys) = match check_replicable(self.db, live).and_then(|()| key_of(self.db, live)) {
             Ok(key) => key,
             Err(e) if e.is_outside() => return Err(e),
             // What cannot be replicated any more stays readable as it is; `status` names it.
             Err(_) => return Ok(()),
         };
-        if live.name != saved.name {
-            self.save_alias(0, &saved.name, i64::from(saved.id))?;
-            self.drop_alias(0, &live.name)?;
-            // What came under the new name before and wins or loses against it is weighed when it is applied.
-            self.with_parked(
-                "UPDATE OR IGNORE main.crsql_parked SET tbl = ?1 WHERE tbl = ?2",
-                &[&live.name, &saved.name],
-            )?;
+        if !live.name.eq_ignore_ascii_case(&saved.name) {
+            self.give_name(TABLES, saved.id, &live.name)?;
         }
         if kind.number() != saved.kind || self.key_names(saved.id)? != key_names(&keys) {
             // Another key: no row is the one that it was.
             let name = live.name.clone();
-            self.forget_table(saved.id)?;
+            self.forget_table(saved.id, false)?;
             let table = self.adopt(&name)?;
             self.rebuilt.push(table.id);
             return Ok(());
         }
-        self.follow_columns(saved, live)?;
+        self.follow_columns(saved, live, altered)?;
         let rebuilt = !watched || (self.cfg.owned && live.root != saved.root);
         self.save_table(saved.id, live, kind, &key_names(&keys))?;
         if !watched {
@@ -370,72 +374,45 @@ impl Core {
     }
 
     fn saved_columns(&self, id: u32) -> Result<Vec<SavedColumn>> {
-        Ok(saved_tables(self.db)?.into_iter().find(|t| t.id == id).map(|t| t.columns).unwrap_or_default())
+        let mut q = self.db.prepare_transient(
+            "SELECT id, name, decl, pos FROM main.crsql_columns WHERE tbl = ?1 ORDER BY pos",
+        )?;
+        q.bind_int(1, i64::from(id))?;
+        let mut all = Vec::new();
+        while q.step()? {
+            let id = u32::try_from(q.column_int(0)).map_err(|_| Error::damaged("column id"))?;
+            let (name, decl) = (text(q.column_text(1)), text(q.column_text(2)));
+            all.push(SavedColumn { id, name, decl, pos: q.column_int(3) });
+        }
+        Ok(all)
     }
 
     /// Columns added, dropped, renamed and moved since the table was remembered.
-    fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable) -> Result<()> {
-        let matched = match_columns(saved, live, self.next_column(saved.id)?);
-        for c in &matched.columns {
-            self.save_column(saved.id, c)?;
-        }
-        for (old, id) in &matched.renamed {
-            self.save_alias(saved.id, old, i64::from(*id))?;
-            if let Some(c) = matched.columns.iter().find(|c| c.id == *id) {
-                let sql = "UPDATE OR IGNORE main.crsql_parked SET cid = ?1 WHERE cid = ?2 AND tbl = ?3";
-                self.with_parked(sql, &[&c.name, old, &live.name])?;
-            }
-        }
-        for name in &matched.named {
-            self.drop_alias(saved.id, name)?;
-        }
+    fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable, altered: bool) -> Result<()> {
+        let tbl = saved.id;
+        let matched = match_columns(saved, live, self.next_column(tbl)?, altered);
         for s in &matched.gone {
-            let mut del =
-                self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2")?;
-            del.run(&[ValueRef::Integer(i64::from(saved.id)), ValueRef::Integer(i64::from(s.id))])?;
+            let at = [tbl, s.id].map(|n| ValueRef::Integer(i64::from(n)));
+            for sql in [
+                "DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2",
+                "DELETE FROM main.crsql_waiting WHERE tbl = ?1 AND col = ?2",
+            ] {
+                self.db.prepare_transient(sql)?.run(&at)?;
+            }
+            self.parked_rows = None;
             // What arrives for a dropped column is kept for others and never shown here.
-            self.save_alias(saved.id, &s.name, -1)?;
-            self.with_parked(
-                "DELETE FROM main.crsql_parked WHERE cid = ?1 AND tbl = ?2",
-                &[&s.name, &live.name],
-            )?;
+            self.end_names(tbl, s.id)?;
         }
-        self.set_meta(&format!("next_column_{}", saved.id), ValueRef::Integer(i64::from(matched.next)))
-    }
-
-    fn with_parked(&mut self, sql: &str, names: &[&str]) -> Result<()> {
-        let names: Vec<ValueRef<'_>> = names.iter().map(|n| ValueRef::Text(n.as_bytes())).collect();
-        self.parked_rows = None;
-        Ok(self.db.prepare_transient(sql)?.run(&names)?)
-    }
-
-    fn next_column(&self, tbl: u32) -> Result<u32> {
-        let mut q = self.db.prepare_transient("SELECT value FROM main.crsql_meta WHERE name = ?1")?;
-        q.bind_text(1, format!("next_column_{tbl}").as_bytes())?;
-        Ok(if q.step()? { q.column_int(0) as u32 } else { 0 })
-    }
-
-    fn save_alias(&mut self, tbl: u32, name: &str, id: i64) -> Result<()> {
-        let mut q = self
-            .db
-            .prepare_transient("REPLACE INTO main.crsql_aliases(tbl, name, id) VALUES (?1, ?2, ?3)")?;
-        let tbl = ValueRef::Integer(i64::from(tbl));
-        Ok(q.run(&[tbl, ValueRef::Text(name.as_bytes()), ValueRef::Integer(id)])?)
-    }
-
-    fn drop_alias(&mut self, tbl: u32, name: &str) -> Result<()> {
-        let mut q =
-            self.db.prepare_transient("DELETE FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
-        Ok(q.run(&[ValueRef::Integer(i64::from(tbl)), ValueRef::Text(name.as_bytes())])?)
-    }
-
-    /// The column that a name meant before: its id, or -1 if it was dropped.
-    pub fn column_alias(&self, tbl: u32, name: &[u8]) -> Result<Option<i64>> {
-        let mut q =
-            self.db.prepare_transient("SELECT id FROM main.crsql_aliases WHERE tbl = ?1 AND name = ?2")?;
-        q.bind_int(1, i64::from(tbl))?;
-        q.bind_text(2, name)?;
-        Ok(if q.step()? { Some(q.column_int(0)) } else { None })
+        for c in &matched.columns {
+            self.save_column(tbl, c)?;
+        }
+        for c in matched.columns.iter().filter(|c| matched.renamed.contains(&c.id)) {
+            self.give_name(tbl, c.id, &c.name)?;
+        }
+        for c in matched.columns.iter().filter(|c| matched.added.contains(&c.id)) {
+            self.give_name(tbl, c.id, &c.name)?;
+        }
+        Ok(())
     }
 
     fn save_column(&mut self, tbl: u32, c: &SavedColumn) -> Result<()> {
@@ -537,18 +514,22 @@ impl Core {
         Ok(())
     }
 
-    /// The table is gone: so is its life here.
-    pub fn forget_table(&mut self, id: u32) -> Result<()> {
+    /// The table is gone, and if it was dropped, its life here has ended; as a plain table it keeps its names.
+    pub fn forget_table(&mut self, id: u32, ended: bool) -> Result<()> {
         // What the overlay holds of other tables must not be lost with a later fold.
         self.fold()?;
         self.drop_triggers(id)?;
         self.drop_stores(id)?;
         self.db.exec(&format!(
-            "DELETE FROM main.crsql_parked WHERE tbl = (SELECT name FROM main.crsql_tables WHERE id = {id}); \
-             DELETE FROM main.crsql_tables WHERE id = {id}; DELETE FROM main.crsql_columns WHERE tbl = {id}; \
-             DELETE FROM main.crsql_aliases WHERE tbl = {id} OR (tbl = 0 AND id = {id}); \
-             DELETE FROM main.crsql_meta WHERE name IN ('next_column_{id}', 'key_{id}', 'unwatched_{id}')"
+            "DELETE FROM main.crsql_waiting WHERE tbl = {id}; DELETE FROM main.crsql_tables WHERE id = {id}; \
+             DELETE FROM main.crsql_meta WHERE name IN ('key_{id}', 'unwatched_{id}')"
         ))?;
+        if ended {
+            self.db.exec(&format!(
+                "DELETE FROM main.crsql_columns WHERE tbl = {id}; DELETE FROM main.crsql_names WHERE tbl = {id}"
+            ))?;
+            self.end_names(TABLES, id)?;
+        }
         self.parked_rows = None;
         Ok(())
     }
@@ -567,25 +548,43 @@ impl Core {
         let id = q.column_int(0) as u32;
         drop(q);
         self.set_meta("last_table", ValueRef::Integer(i64::from(id)))?;
+        self.save_table(id, &live, kind, &key_names(&keys))?;
+        self.make_stores(id, kind)?;
+        self.adopt_names(id, &live, kind)?;
+        let columns = self.saved_columns(id)?;
+        let table = Rc::new(build(self.db, id, &live, &columns, false)?);
+        if !self.cfg.owned {
+            self.install_triggers(&table)?;
+        }
+        self.put_in_catalog(&table);
+        Ok(table)
+    }
+
+    /// The names of a table that becomes replicated, and of its columns. If it was replicated before, they are what they
+    /// were; if only others told of it, its columns are those of theirs that share their first life.
+    fn adopt_names(&mut self, id: u32, live: &LiveTable, kind: KeyKind) -> Result<()> {
+        let waits = self.waits_for(TABLES, &live.name)?;
+        let was = match waits {
+            Some(waits) => self.saved_columns(waits)?,
+            None => Vec::new(),
+        };
+        let again = waits.filter(|_| !was.is_empty());
+        if let Some(waits) = again {
+            self.renumber_table(waits, id)?;
+        }
         let saved = SavedTable {
             id,
             name: live.name.clone(),
             kind: kind.number(),
             root: live.root,
             sql: live.sql.clone(),
-            columns: Vec::new(),
+            columns: was,
         };
-        self.save_table(id, &live, kind, &key_names(&keys))?;
-        self.make_stores(id, kind)?;
-        self.follow_columns(&saved, &live)?;
-        let columns = self.saved_columns(id)?;
-        let table = Rc::new(build(self.db, id, &live, &columns, false)?);
-        if !self.cfg.owned {
-            self.install_triggers(&table)?;
+        self.follow_columns(&saved, live, false)?;
+        match again {
+            Some(_) => Ok(()),
+            None => self.give_name(TABLES, id, &live.name),
         }
-        self.drop_alias(0, &live.name)?;
-        self.put_in_catalog(&table);
-        Ok(table)
     }
 
     /// Follows what our own DDL did, and remembers the schema version that it led to.
@@ -613,55 +612,4 @@ fn key_names(keys: &[crate::catalog::KeyColumn]) -> String {
         .map(|k| format!("{}:{:?}:{:?}", quote(&k.name).to_ascii_lowercase(), k.affinity, k.fold))
         .collect();
     names.join(",")
-}
-
-/// What became of a table's columns.
-struct Matched {
-    /// All that it has now.
-    columns: Vec<SavedColumn>,
-    /// Former names.
-    renamed: Vec<(String, u32)>,
-    /// Names that mean a column anew.
-    named: Vec<String>,
-    gone: Vec<SavedColumn>,
-    /// The next free id.
-    next: u32,
-}
-
-/// Which column is which: by name; a renamed one by its place; others are new and take the next ids, so that who only
-/// reads gives them the same ones as who will write them down.
-fn match_columns(saved: &SavedTable, live: &LiveTable, mut next: u32) -> Matched {
-    let plain: Vec<_> = live.columns.iter().enumerate().filter(|(_, c)| c.pk == 0 && !c.generated).collect();
-    let (mut columns, mut gone) = (Vec::new(), Vec::new());
-    let now = |id: u32, pos: usize, c: &LiveColumn| SavedColumn {
-        id,
-        name: c.name.clone(),
-        decl: c.decl(),
-        pos: pos as i64,
-    };
-    for s in &saved.columns {
-        match plain.iter().find(|(_, c)| c.name.eq_ignore_ascii_case(&s.name)) {
-            Some((pos, c)) => columns.push(now(s.id, *pos, c)),
-            None => gone.push(s.clone()),
-        }
-    }
-    let (mut renamed, mut named) = (Vec::new(), Vec::new());
-    for (pos, c) in &plain {
-        if saved.columns.iter().any(|s| s.name.eq_ignore_ascii_case(&c.name)) {
-            continue;
-        }
-        // RENAME COLUMN changes a name and nothing else: same place, same declaration, same count.
-        let same = |s: &SavedColumn| s.decl == c.decl() && s.pos == *pos as i64;
-        let old = gone.iter().position(same).filter(|_| saved.columns.len() == plain.len());
-        if let Some(i) = old {
-            let old = gone.swap_remove(i);
-            columns.push(now(old.id, *pos, c));
-            renamed.push((old.name, old.id));
-        } else {
-            columns.push(now(next, *pos, c));
-            next += 1;
-        }
-        named.push(c.name.clone());
-    }
-    Matched { columns, renamed, named, gone, next }
 }

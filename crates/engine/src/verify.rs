@@ -213,7 +213,7 @@ fn sites(db: Db, found: &mut Findings) -> Result<()> {
     let mut q = db.prepare_transient(
         "SELECT site, origin FROM (SELECT DISTINCT site, 'the log' AS origin FROM main.crsql_log \
          UNION SELECT site, 'the version vector' FROM main.crsql_vector \
-         UNION SELECT site, 'a parked change' FROM main.crsql_parked \
+         UNION SELECT site, 'a parked change' FROM main.crsql_waiting \
          UNION SELECT CAST(value AS INTEGER), 'the file itself' FROM main.crsql_meta WHERE name = 'site') \
          WHERE site NOT IN (SELECT ordinal FROM main.crsql_sites)",
     )?;

@@ -34,6 +34,8 @@ pub struct NativeChange {
     pub table: Naming,
     /// None: the sentinel.
     pub column: Option<Naming>,
+    /// With a change of a live table and column: all its live columns, for their names.
+    pub columns: Vec<Naming>,
     pub key: Vec<Value>,
     pub cl: u32,
     pub value: Value,
@@ -206,9 +208,13 @@ impl Replica {
             None => None,
             Some(col) => Some(naming(t.columns.get(&col)?)?),
         };
+        let live = l.column.is_none_or(|col| t.columns.get(&col).is_some_and(|c| c.state.live().is_some()));
+        let columns = t.live_columns().into_iter().filter(|_| live);
+        let columns = columns.filter_map(|(col, _)| naming(t.columns.get(&col)?)).collect();
         Some(NativeChange {
             table: naming(t)?,
             column,
+            columns,
             key: l.row.key.clone(),
             cl: l.row.cl,
             value: l.cell.map_or(Value::Null, |c| c.value.clone()),
@@ -274,6 +280,13 @@ impl Replica {
         };
         if t.state.live().is_some_and(|live| live.key.len() != c.key.len()) {
             return false;
+        }
+        let mut live = BTreeSet::new();
+        for n in &c.columns {
+            let (col, clash) = t.resolve(&n.names, &n.current, equal);
+            // Two that the sender has cannot be one here.
+            let one = t.columns.get(&col).is_some_and(|c| c.state.live().is_some()) && !live.insert(col);
+            self.incompatible |= clash || one;
         }
         let column = c.column.as_ref().map(|n| t.resolve(&n.names, &n.current, equal));
         self.incompatible |= column.is_some_and(|(_, clash)| clash);

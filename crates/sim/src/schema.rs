@@ -156,9 +156,9 @@ pub fn text_of<N: Named>(all: &BTreeMap<u32, N>, id: u32) -> Option<String> {
 /// What the names of a native change meet here.
 pub enum Met {
     Nothing,
-    /// This one, after uniting the parked ones in the list with it.
+    /// This one, after uniting the others in the list with it.
     One(u32, Vec<u32>),
-    /// Several that are or were live here: the schemas do not fit; the change goes to the first.
+    /// A live one, and others that are or were live here: the schemas do not fit; the change goes to the first.
     Clash(u32),
 }
 
@@ -166,12 +166,15 @@ pub fn meet<N: Named>(all: &BTreeMap<u32, N>, names: &BTreeSet<Name>, current: &
     let met: Vec<u32> =
         all.iter().filter(|(_, n)| !n.names().is_disjoint(names)).map(|(id, _)| *id).collect();
     let solid: Vec<u32> = met.iter().copied().filter(|id| !all[id].is_parked()).collect();
+    let live = solid.iter().any(|id| all[id].current().is_some());
     match (solid.as_slice(), met.as_slice()) {
         (_, []) => Met::Nothing,
-        ([one], _) | ([], [one, ..]) => Met::One(*one, met.iter().copied().filter(|id| id != one).collect()),
-        (several, _) => {
+        (several, _) if live && several.len() > 1 => {
             let named = several.iter().find(|id| all[*id].names().contains(current));
             Met::Clash(*named.unwrap_or(&several[0]))
+        }
+        ([one, ..], _) | ([], [one, ..]) => {
+            Met::One(*one, met.iter().copied().filter(|id| id != one).collect())
         }
     }
 }

@@ -191,7 +191,7 @@ impl Core {
     fn relist_parked(&mut self) -> Result<()> {
         let next = self.next_db_version();
         let mut q = self.db.prepare_transient(
-            "UPDATE main.crsql_parked SET db_version = ?1 \
+            "UPDATE main.crsql_waiting SET db_version = ?1 \
              WHERE db_version NOT IN (SELECT db_version FROM main.crsql_log)",
         )?;
         q.run(&[ValueRef::Integer(next)])?;

@@ -179,8 +179,7 @@ impl<'a> Check<'a> {
         if !meta.groups.is_empty() {
             return Ok(false);
         }
-        let name = self.t.name.clone();
-        let parked = self.core.parked_of_row(&name, packed)?;
+        let parked = self.core.parked_of_row(self.t.id, packed)?;
         Ok(self.required || parked.iter().any(|p| p.cl == meta.cl))
     }
 

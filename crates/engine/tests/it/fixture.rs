@@ -85,6 +85,7 @@ fn an_old_file_holds_what_the_format_can() {
         for reason in [
             "no such table",
             "no such column",
+            "table was dropped",
             "column was dropped",
             "required values missing",
             "constraint failed",
@@ -96,7 +97,11 @@ fn an_old_file_holds_what_the_format_can() {
         assert_eq!(int(&r, "SELECT crsql_config_get('drift-ms')"), 90_000);
         assert_eq!(status.vector.iter().count(), 3, "two ids of its own and the peer's");
         assert_eq!(int(&r, "SELECT count(DISTINCT site_id) FROM crsql_changes"), 5);
-        assert_eq!(int(&r, "SELECT count(*) FROM crsql_changes WHERE \"table\" IN ('gone', 'before')"), 0);
+        let gone = "SELECT count(*) FROM crsql_parked WHERE tbl = 'gone' AND reason = 'table was dropped'";
+        assert_eq!(int(&r, gone), 1);
+        let given_again = "SELECT group_concat(name || life || iif(ended, ' ended', ''), ', ') FROM (SELECT * FROM crsql_names \
+             WHERE name = 'before' OR tbl = (SELECT id FROM crsql_tables WHERE name = 'before') ORDER BY tbl, id, name)";
+        assert_eq!(texts(&r, given_again), ["before0, before1, was_x0, x0, y0 ended, x1, y1"]);
         let list = texts(&r, "SELECT what FROM todo WHERE list = 'home' ORDER BY place");
         assert_eq!(list, ["shop", "cook", "lay the table", "eat"]);
     }

@@ -8,6 +8,7 @@ mod cut;
 mod faults;
 mod fixture;
 mod horizon;
+mod lives;
 mod properties;
 mod relation;
 mod replica;

@@ -90,6 +90,25 @@ fn schema_changes_and_changesets() {
 }
 
 #[test]
+fn names_given_again() {
+    let family = Family {
+        replicas_max: 4,
+        native: true,
+        migrations: true,
+        remade: true,
+        rebuilds: true,
+        ..Family::default()
+    };
+    property("names_given_again", 60, &family);
+}
+
+#[test]
+fn schemas_that_come_apart() {
+    let family = Family { replicas_max: 4, native: true, apart: true, remade: true, ..Family::default() };
+    property("schemas_that_come_apart", 60, &family);
+}
+
+#[test]
 fn schema_changes_and_row_wise() {
     let family =
         Family { replicas_max: 3, merges: true, migrations: true, rebuilds: true, ..Family::default() };

@@ -1,6 +1,6 @@
 //! One database under the engine, and its model beside it.
 
-use super::program::{Key, Set, Stmt, schema};
+use super::program::{Key, MADE, Set, Stmt, schema};
 use super::sql;
 use rejoin_crdt::{SiteId, Value};
 use rejoin_sim::{Change, Clock, Op, Replica, TableDef};
@@ -301,6 +301,38 @@ impl Peer {
             Op::DropTable { table } => format!("DROP TABLE {}", sql::quote(table)),
             Op::CreateTable(_) | Op::CommitAlter { .. } => return None,
         })
+    }
+
+    /// Makes a schema change that the model made.
+    pub fn alter(&mut self, op: &Op) -> Check {
+        match (self.text(op), op) {
+            (Some(text), _) => self.execute(0, &text)?,
+            (None, Op::CreateTable(def)) => {
+                let text = sql::create(def, &def.name, false);
+                self.execute(0, &format!("{text}; SELECT crsql_as_crr('{}')", def.name))?
+            }
+            (None, _) => false,
+        };
+        match op {
+            Op::RenameTable { table, to } => {
+                if let Some(def) = self.tables.remove(table) {
+                    self.tables.insert(to.clone(), def);
+                }
+            }
+            Op::DropTable { table } => drop(self.tables.remove(table)),
+            Op::CreateTable(def) => {
+                let made = TableDef { name: MADE.to_owned(), ..def.clone() };
+                self.tables.insert(def.name.clone(), (made, false));
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    /// Whether a listed change is of something that is here.
+    pub fn has(&self, table: &str, cid: &str) -> bool {
+        let columns = self.model.columns(table);
+        columns.is_some_and(|all| cid == "-1" || all.iter().any(|c| c.name == cid))
     }
 
     /// The 12-step rebuild: the same table made anew. True: there is such a table.

@@ -69,6 +69,8 @@ pub enum Step {
     },
     /// The replica makes the next schema change of the program.
     Migrate(usize),
+    /// A schema change of this replica alone.
+    Alter(usize, Op),
     /// The 12-step rebuild of a table.
     Rebuild(usize, String),
     Vacuum(usize),
@@ -86,6 +88,10 @@ pub struct Family {
     pub merges: bool,
     pub native: bool,
     pub migrations: bool,
+    /// Names are given again, and tables dropped and made. Row by row that wants everybody migrated in between.
+    pub remade: bool,
+    /// Each replica makes schema changes of its own.
+    pub apart: bool,
     pub rebuilds: bool,
     pub replicas_max: usize,
     /// Collection, with a last replica that nobody waits for.
@@ -104,6 +110,7 @@ pub struct Program {
     /// Captured by hooks, without triggers.
     pub owned: Vec<bool>,
     pub migrations: Vec<Op>,
+    pub family: Family,
     pub steps: Vec<Step>,
     pub collection: bool,
 }
@@ -137,13 +144,16 @@ pub fn schema() -> Vec<TableDef> {
 const TABLES: [&str; 8] = ["t", "t", "t", "u", "u", "i", "i", "p"];
 const COLUMNS: [&str; 4] = ["x", "y", "z", "v"];
 
+/// A table that a program makes: by this name its statements mean it, whatever it is called.
+pub const MADE: &str = "made";
+
 pub fn random_key(rng: &mut Rng, table: &str) -> Key {
     match table {
-        "u" | "u2" => {
+        "u" => {
             let first = rng.pick(&[Value::Int(1), Value::Real(1.0), Value::Int(2), Value::text("a")]);
             vec![first, Value::Int(1)]
         }
-        "p" | "i" | "i2" => vec![Value::Int(rng.below(4) as i64)],
+        "p" | "i" | MADE => vec![Value::Int(rng.below(4) as i64)],
         _ => vec![rng.pick(&[Value::text("a"), Value::text("A"), Value::text("b")])],
     }
 }
@@ -184,8 +194,9 @@ fn random_pick(rng: &mut Rng) -> Pick {
     }
 }
 
-fn random_one(rng: &mut Rng) -> Stmt {
-    let table = rng.pick(&TABLES).to_owned();
+fn random_one(rng: &mut Rng, family: &Family) -> Stmt {
+    let made = family.remade && rng.one_in(5);
+    let table = if made { MADE } else { rng.pick(&TABLES) }.to_owned();
     let key = random_key(rng, &table);
     let set = random_set(rng);
     let or_replace = rng.one_in(2);
@@ -220,7 +231,7 @@ fn random_stmt(rng: &mut Rng, family: &Family, who: usize, replicas: usize, dept
         14..=17 if family.collection => Stmt::One(Op::Delete { key: random_key(rng, &table), table }),
         12 if rng.one_in(3) => Stmt::NextVersion(rng.below(30) as i64),
         13 => Stmt::Look,
-        _ => random_one(rng),
+        _ => random_one(rng, family),
     }
 }
 
@@ -230,6 +241,7 @@ fn random_step(rng: &mut Rng, family: &Family, replicas: usize) -> Step {
     match rng.below(30) {
         0 | 1 if family.rebuilds => Step::Rebuild(who, rng.pick(&TABLES).to_owned()),
         2 if family.rebuilds => Step::Vacuum(who),
+        3 | 4 if family.apart => Step::Alter(who, remade(rng)),
         3 | 4 if family.migrations => Step::Migrate(who),
         5..=8 if family.native => Step::Native { from: who, to },
         9 => Step::Reopen(who),
@@ -268,6 +280,35 @@ fn random_migration(rng: &mut Rng, used: usize) -> Op {
     }
 }
 
+/// A schema change that gives names again.
+fn remade(rng: &mut Rng) -> Op {
+    let table = rng.pick(&["t", "u", "i", "i", MADE]).to_owned();
+    let name = |rng: &mut Rng| rng.pick(&["x", "z", "v"]).to_owned();
+    match rng.below(10) {
+        0..=2 => {
+            let default = rng.pick(&[Value::Null, Value::Int(7)]);
+            Op::AddColumn { table, column: column(&name(rng), default, false) }
+        }
+        3 | 4 => Op::DropColumn { table, column: name(rng) },
+        5..=7 => Op::RenameColumn { table, column: name(rng), to: name(rng) },
+        8 => Op::DropTable { table: rng.pick(&["i", MADE]).to_owned() },
+        _ if rng.one_in(2) => {
+            let keys = vec![key("k", Affinity::Integer, Fold::None)];
+            let columns = vec![column("x", Value::Null, false)];
+            Op::CreateTable(TableDef { name: rng.pick(&["i", "j"]).to_owned(), key: keys, columns })
+        }
+        // Tables of one name have keys of one kind.
+        _ => {
+            let to = match table.as_str() {
+                "t" => rng.pick(&["t", "s"]),
+                "u" => rng.pick(&["u", "w"]),
+                _ => rng.pick(&["i", "j"]),
+            };
+            Op::RenameTable { table, to: to.to_owned() }
+        }
+    }
+}
+
 impl Program {
     pub fn random(seed: u64, family: &Family) -> Program {
         let rng = &mut Rng(seed);
@@ -282,8 +323,9 @@ impl Program {
         let owned = all(rng, &mut |rng| rng.one_in(3));
         let skew_ms = (0..replicas).map(|_| rng.below(3) as i64 * 2 - 2).collect();
         let layouts = (0..replicas).map(|_| rng.below(8) as u8).collect();
-        let count = if family.migrations { 1 + rng.below(4) } else { 0 };
-        let migrations = (0..count).map(|n| random_migration(rng, n)).collect();
+        let count = if family.migrations { 1 + rng.below(if family.remade { 8 } else { 4 }) } else { 0 };
+        let migration = |n| if family.remade { remade(rng) } else { random_migration(rng, n) };
+        let migrations = (0..count).map(migration).collect();
         let more = if family.collection { 20 } else { 0 };
         let steps = (0..3 + more + rng.below(25)).map(|_| random_step(rng, family, replicas)).collect();
         Program {
@@ -293,6 +335,7 @@ impl Program {
             layouts,
             owned,
             migrations,
+            family: *family,
             steps,
             collection: family.collection,
         }

@@ -96,6 +96,10 @@ impl<'a> World<'a> {
                 self.migrate(*who)?;
                 self.check(*who)
             }
+            Step::Alter(who, op) => {
+                self.alter(*who, op)?;
+                self.check(*who)
+            }
             Step::Rebuild(who, table) => {
                 let table = self.peers[*who].tables.iter().find(|(_, (def, _))| def.name == *table);
                 if let Some(table) = table.map(|(name, _)| name.clone()) {
@@ -202,7 +206,15 @@ impl<'a> World<'a> {
         let Some(bytes) = bytes else {
             return if cut.txs.is_empty() { Ok(false) } else { Err(format!("no changeset, but {cut:?}")) };
         };
+        let before = self.peers[to].model.clone();
         let stored = self.peers[to].model.apply_cut(&cut).map_err(|why| format!("{why:?}"))?;
+        if self.peers[to].model.incompatible {
+            self.peers[to].model = before;
+            return match self.peers[to].replica(1)?.apply_changeset(&bytes) {
+                Err(rejoin::Error::Incompatible { .. }) if self.program.family.apart => Ok(false),
+                other => Err(format!("the schemas are incompatible, but {other:?}")),
+            };
+        }
         self.peers.iter_mut().for_each(|p| p.adrift = true);
         self.peers[to].loose |= self.peers[from].loose;
         let applied = told("apply", self.peers[to].replica(1)?.apply_changeset(&bytes))?;
@@ -329,26 +341,30 @@ impl<'a> World<'a> {
             return Ok(());
         };
         self.migrated[who] += 1;
+        self.alter(who, op)
+    }
+
+    fn alter(&mut self, who: usize, op: &Op) -> Check {
         let peer = &mut self.peers[who];
         let Some(op) = renamed(peer, op) else { return Ok(()) };
-        let Some(text) = peer.text(&op) else { return Ok(()) };
+        let before = peer.model.clone();
         if peer.model.apply(op.clone()).is_err() {
             return Ok(());
         }
-        peer.execute(0, &text)?;
-        if let Op::RenameTable { table, to } = op
-            && let Some(def) = peer.tables.remove(&table)
-        {
-            peer.tables.insert(to, def);
+        if peer.model.incompatible {
+            // Of columns that wait two have become one.
+            peer.model = before;
+            return Ok(());
         }
+        peer.alter(&op)?;
         // What waited for the change is applied by the next call that may write.
-        if let Some(table) = peer.tables.keys().next().cloned() {
-            peer.execute(1, &format!("SELECT crsql_as_crr('{table}')"))?;
-        }
-        Ok(())
+        peer.execute(1, "SELECT crsql_as_crr('p')").map(drop)
     }
 
     fn finish(&mut self) -> Check {
+        if self.program.family.apart {
+            return Ok(());
+        }
         for who in 0..self.peers.len() {
             while self.migrated[who] < self.program.migrations.len() {
                 self.migrate(who)?;
@@ -416,8 +432,10 @@ impl<'a> World<'a> {
                 // A sentinel that was made up of a cell has that cell's seq, and travels on.
                 let seq = if c.cid == "-1" { 0 } else { c.seq };
                 let stamp = if equal { Some((c.site_id, seq)) } else { None };
+                // What waits for a dropped name waits where it came before the drop.
+                let here = !self.program.family.remade || peer.has(&c.table, &c.cid);
                 // Of tied sentinels each keeps its own.
-                if equal || c.cid != "-1" {
+                if here && (equal || c.cid != "-1") {
                     cells.insert((c.table, c.pk, c.cid), (c.val, c.col_version, c.cl, stamp));
                 }
             }
@@ -452,6 +470,7 @@ fn renamed(peer: &Peer, op: &Op) -> Option<Op> {
     if let Op::AddColumn { table, .. }
     | Op::DropColumn { table, .. }
     | Op::RenameColumn { table, .. }
+    | Op::DropTable { table }
     | Op::RenameTable { table, .. } = &mut op
     {
         let now = peer.tables.iter().find(|(_, (def, _))| def.name == *table)?.0.clone();
