@@ -157,9 +157,7 @@ impl Hook {
 
 fn replicated(cap: &Capture, name: &[u8]) -> Option<Rc<Table>> {
     let name = std::str::from_utf8(name).ok()?;
-    // The catalog finds tables by their former names, too.
-    let t = cap.catalog.find(name).filter(|t| t.name.eq_ignore_ascii_case(name))?;
-    Some(Rc::clone(t))
+    cap.catalog.find(name).cloned()
 }
 
 /// The callback.

@@ -11,7 +11,6 @@ use crate::core::{Core, Header, LogRow, cached, read_log_head};
 use crate::cut::{LOG, first_version};
 use crate::error::{Error, Result};
 use crate::log::Changes;
-use crate::parked::SENTINEL;
 use crate::replica::Replica;
 use crate::session::{Position, settled};
 use crate::store::Loc;
@@ -299,10 +298,10 @@ impl Core {
 
     /// Deletions that wait for their table, and what else waits.
     fn collect_parked(&mut self, below: &Below, living: &mut Living) -> Result<u64> {
-        let mut q = self.db.prepare_transient("SELECT id, cid, cl, db_version FROM main.crsql_parked")?;
+        let mut q = self.db.prepare_transient("SELECT id, col, cl, db_version FROM main.crsql_waiting")?;
         let mut gone = Vec::new();
         while q.step()? {
-            let tombstone = q.column_text(1) == SENTINEL.as_bytes() && q.column_int(2) & 1 == 0;
+            let tombstone = q.column_int(1) < 0 && q.column_int(2) & 1 == 0;
             let db_version = q.column_int(3);
             if tombstone && below.has(db_version) {
                 gone.push(q.column_int(0));

@@ -19,6 +19,9 @@ pub const TABLES: u32 = 0;
 /// What waits is numbered from here on: the numbers of what is here stay dense, for sets of columns are made of them.
 pub const WAITING: u32 = 1 << 24;
 
+/// Added to the numbers of columns that get others.
+const ASIDE: u32 = 1 << 30;
+
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum State {
     Here,
@@ -384,6 +387,48 @@ impl Core {
         for table in ["crsql_names", "crsql_columns"] {
             let sql = format!("DELETE FROM main.{table} WHERE tbl = ?1");
             self.db.prepare_transient(&sql)?.run(&[int(from)])?;
+        }
+        Ok(())
+    }
+
+    /// Makes room for other numbers of a table's columns.
+    pub fn set_columns_aside(&mut self, tbl: u32) -> Result<()> {
+        let numbers = [int(tbl), int(ASIDE), int(WAITING)];
+        for sql in [
+            "UPDATE main.crsql_names SET id = id + ?2 WHERE tbl = ?1 AND id < ?3",
+            "UPDATE main.crsql_waiting SET col = col + ?2 WHERE tbl = ?1 AND col BETWEEN 0 AND ?3 - 1",
+        ] {
+            self.db.prepare_transient(sql)?.run(&numbers)?;
+        }
+        Ok(self.db.prepare_transient("DELETE FROM main.crsql_columns WHERE tbl = ?1")?.run(&[int(tbl)])?)
+    }
+
+    /// A column that was set aside gets another number.
+    pub fn take_back_column(&mut self, tbl: u32, old: u32, id: u32) -> Result<()> {
+        for sql in [
+            "UPDATE main.crsql_names SET id = ?3 WHERE tbl = ?1 AND id = ?2",
+            "UPDATE main.crsql_waiting SET col = ?3 WHERE tbl = ?1 AND col = ?2",
+        ] {
+            self.db.prepare_transient(sql)?.run(&[int(tbl), int(ASIDE + old), int(id)])?;
+        }
+        Ok(())
+    }
+
+    /// What is still aside was dropped: it does not need a dense number.
+    pub fn leave_columns_aside(&mut self, tbl: u32) -> Result<()> {
+        let mut q = self.db.prepare_transient(
+            "SELECT DISTINCT id, (SELECT max(id) FROM main.crsql_names WHERE tbl = ?1 AND id < ?2) \
+             FROM main.crsql_names WHERE tbl = ?1 AND id >= ?2",
+        )?;
+        q.bind_int(1, i64::from(tbl))?;
+        q.bind_int(2, i64::from(ASIDE))?;
+        let mut left = Vec::new();
+        while q.step()? {
+            left.push((small(q.column_int(0))?, small(q.column_int(1))?.max(WAITING - 1)));
+        }
+        drop(q);
+        for (n, (id, last)) in left.into_iter().enumerate() {
+            self.take_back_column(tbl, id - ASIDE, last + 1 + n as u32)?;
         }
         Ok(())
     }

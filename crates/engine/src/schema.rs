@@ -392,16 +392,7 @@ impl Core {
         let tbl = saved.id;
         let matched = match_columns(saved, live, self.next_column(tbl)?, altered);
         for s in &matched.gone {
-            let at = [tbl, s.id].map(|n| ValueRef::Integer(i64::from(n)));
-            for sql in [
-                "DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2",
-                "DELETE FROM main.crsql_waiting WHERE tbl = ?1 AND col = ?2",
-            ] {
-                self.db.prepare_transient(sql)?.run(&at)?;
-            }
-            self.parked_rows = None;
-            // What arrives for a dropped column is kept for others and never shown here.
-            self.end_names(tbl, s.id)?;
+            self.end_column(tbl, s.id)?;
         }
         for c in &matched.columns {
             self.save_column(tbl, c)?;
@@ -569,22 +560,50 @@ impl Core {
             None => Vec::new(),
         };
         let again = waits.filter(|_| !was.is_empty());
+        let (name, sql) = (live.name.clone(), live.sql.clone());
+        let saved = SavedTable { id, name, kind: kind.number(), root: live.root, sql, columns: was };
         if let Some(waits) = again {
             self.renumber_table(waits, id)?;
+            return self.readopt_columns(&saved, live);
         }
-        let saved = SavedTable {
-            id,
-            name: live.name.clone(),
-            kind: kind.number(),
-            root: live.root,
-            sql: live.sql.clone(),
-            columns: was,
-        };
         self.follow_columns(&saved, live, false)?;
-        match again {
-            Some(_) => Ok(()),
-            None => self.give_name(TABLES, id, &live.name),
+        self.give_name(TABLES, id, &live.name)
+    }
+
+    /// Every row of a table that is replicated again is stamped anew: its columns are numbered by their places again.
+    fn readopt_columns(&mut self, saved: &SavedTable, live: &LiveTable) -> Result<()> {
+        let tbl = saved.id;
+        let matched = match_columns(saved, live, self.next_column(tbl)?, false);
+        for s in &matched.gone {
+            self.end_column(tbl, s.id)?;
         }
+        self.set_columns_aside(tbl)?;
+        let mut named = Vec::new();
+        for (n, c) in matched.columns.into_iter().enumerate() {
+            let (old, id) = (c.id, n as u32);
+            if matched.added.contains(&old) {
+                named.push((id, c.name.clone()));
+            } else {
+                self.take_back_column(tbl, old, id)?;
+                named.extend(matched.renamed.contains(&old).then(|| (id, c.name.clone())));
+            }
+            self.save_column(tbl, &SavedColumn { id, ..c })?;
+        }
+        self.leave_columns_aside(tbl)?;
+        named.iter().try_for_each(|(id, name)| self.give_name(tbl, *id, name))
+    }
+
+    fn end_column(&mut self, tbl: u32, id: u32) -> Result<()> {
+        let at = [tbl, id].map(|n| ValueRef::Integer(i64::from(n)));
+        for sql in [
+            "DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2",
+            "DELETE FROM main.crsql_waiting WHERE tbl = ?1 AND col = ?2",
+        ] {
+            self.db.prepare_transient(sql)?.run(&at)?;
+        }
+        self.parked_rows = None;
+        // What arrives for a dropped column is kept for others and never shown here.
+        self.end_names(tbl, id)
     }
 
     /// Follows what our own DDL did, and remembers the schema version that it led to.

@@ -258,6 +258,13 @@ fn a_plain_table_and_a_replicated_one_again() {
     let [a, b, _] = three(&files);
     migrate(&a, &RENAME_AND_ADD);
     run(&a, "INSERT INTO book VALUES (1, 'x', 1, 2)");
+    // Again and again, and something was dropped before: the columns keep small numbers and what they are.
+    migrate(&a, &["ALTER TABLE book ADD COLUMN x", "ALTER TABLE book DROP COLUMN x"]);
+    for _ in 0..3 {
+        run(&a, "SELECT crsql_as_table('book'); SELECT crsql_as_crr('book')");
+    }
+    assert_eq!(int(&a, "SELECT max(id) FROM crsql_columns WHERE name IN ('title', 'price', 'old_price')"), 2);
+    assert_eq!(int(&a, "SELECT count(*) FROM crsql_names WHERE name = 'x' AND ended"), 1);
     run(&a, "SELECT crsql_as_table('book')");
     run(&b, "INSERT INTO book VALUES (2, 'y', 3)");
     pull(&b, &a).unwrap();
