@@ -167,7 +167,7 @@ impl Plan {
             let db_version = entry.rows.iter().map(|row| row.db_version).min().unwrap_or(0);
             self.give_up(name, Cause { code: r.code.clone(), reason: r.reason.clone() });
             if let Some(row) = &r.row
-                && let Some(t) = core.catalog.find(&row.table).cloned()
+                && let Some(t) = core.table_by_text(&row.table)?
             {
                 let at = (t.id, identity(&t, &row.pk)?);
                 self.touch(core, at, db_version, held)?;
@@ -186,8 +186,8 @@ impl Plan {
                 touched.extend(core.place_of(listed)?);
             }
             for p in &unit.parked {
-                if let Some(t) = core.catalog.find(&p.table).cloned() {
-                    touched.insert((t.id, identity(&t, &p.pk)?));
+                if let Some(t) = core.catalog.get(p.change.table).cloned() {
+                    touched.insert((t.id, identity(&t, &p.change.pk)?));
                 }
             }
             for at in touched {
@@ -230,9 +230,10 @@ impl Plan {
             let (Some(t), Some((_, parts))) = (core.catalog.get(at.0).cloned(), told.rows.get(at)) else {
                 continue;
             };
+            // First what was told: its names can join columns that wait here.
+            let mut target = attribution.state(core, &t, parts)?;
             let (id, work) = core.take_foreign(&t, &at.1)?;
             let before = RowState::local(core, &work)?;
-            let mut target = attribution.state(core, &t, parts)?;
             let holds = told.held(at).cloned().unwrap_or_default();
             let surviving = self.surviving(core, &before, &holds)?;
             let lost =
@@ -361,9 +362,9 @@ fn merge_all(engine: &Engine, core: &mut Core, rows: &[u8]) -> Result<u64> {
     let mut changed = 0;
     for (at, (_, parts)) in &told.rows {
         let Some(t) = core.catalog.get(at.0).cloned() else { continue };
+        let theirs = attribution.state(core, &t, parts)?;
         let (id, work) = core.take_foreign(&t, &at.1)?;
         let before = RowState::local(core, &work)?;
-        let theirs = attribution.state(core, &t, parts)?;
         let mut target = before.clone();
         let ties = Ties { sites: &core.sites, merge_equal: core.cfg.merge_equal, identity: &at.1 };
         target.merge(theirs, &ties);
@@ -372,7 +373,7 @@ fn merge_all(engine: &Engine, core: &mut Core, rows: &[u8]) -> Result<u64> {
             changed += 1;
         }
         if told.covers_ours(core, at) {
-            core.no_longer_wanted(&t.name, &at.1)?;
+            core.no_longer_wanted(at)?;
         }
     }
     if changed > 0 {

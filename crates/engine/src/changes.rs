@@ -293,7 +293,10 @@ impl Cursor {
     fn cid(&self, listed: &Listed) -> &str {
         match listed.what {
             What::Sentinel => SENTINEL,
-            What::Parked => self.unit.parked.get(listed.row as usize).map_or("", |p| p.cid.as_str()),
+            What::Parked => {
+                let names = self.unit.parked.get(listed.row as usize).and_then(|p| p.names.as_ref());
+                names.map_or("", |n| n.1.as_str())
+            }
             What::Cell(n) => {
                 let row = self.unit.rows.get(listed.row as usize);
                 row.and_then(|r| r.table.cols.get(n as usize)).map_or("", |c| c.name.as_str())
@@ -426,7 +429,8 @@ impl VTabCursor for Cursor {
         let row = self.unit.rows.get(listed.row as usize).filter(|_| parked.is_none());
         match i {
             TABLE => {
-                let name = parked.map(|p| p.table.as_str()).or_else(|| row.map(|r| r.table.name.as_str()));
+                let name = parked.and_then(|p| p.names.as_ref()).map(|n| n.0.as_str());
+                let name = name.or_else(|| row.map(|r| r.table.name.as_str()));
                 ctx.set_text(name.unwrap_or("").as_bytes());
             }
             PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.change.pk.as_slice())),

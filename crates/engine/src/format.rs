@@ -42,7 +42,7 @@ CREATE TABLE main.crsql_rejected(
   \"table\" TEXT NOT NULL, pk BLOB NOT NULL, cid TEXT NOT NULL, val, col_version INTEGER NOT NULL, site_id BLOB NOT NULL,
   version INTEGER NOT NULL, code TEXT NOT NULL, reason TEXT NOT NULL, at_ms INTEGER NOT NULL,
   PRIMARY KEY(version, site_id, \"table\", pk, cid)) WITHOUT ROWID;
-CREATE TABLE main.crsql_wanted(tbl TEXT NOT NULL COLLATE NOCASE, pk BLOB NOT NULL, PRIMARY KEY(tbl, pk)) WITHOUT ROWID;
+CREATE TABLE main.crsql_wanted(tbl INTEGER NOT NULL, pk BLOB NOT NULL, PRIMARY KEY(tbl, pk)) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS main.crsql_tracked_peers(
   \"site_id\" BLOB NOT NULL, \"version\" INTEGER NOT NULL, \"seq\" INTEGER DEFAULT 0, \"tag\" INTEGER,
   \"event\" INTEGER, PRIMARY KEY (\"site_id\", \"tag\", \"event\")) STRICT;

@@ -49,10 +49,11 @@ pub struct Unit {
     pub changes: Vec<Listed>,
 }
 
-/// A parked change, with the names under which it would come back.
+/// A parked change.
 pub struct ListedParked {
-    pub table: String,
-    pub cid: String,
+    /// Table and column as it would come back under them. None: their names mean something else to who is not told their
+    /// lives, and the change is not listed.
+    pub names: Option<(String, String)>,
     pub change: Parked,
 }
 
@@ -220,21 +221,16 @@ impl Core {
         if parked {
             for mut p in self.parked_at(unit.db_version)? {
                 self.respell_parked(&mut p)?;
-                // A name that means something else now, for whom it comes without its life, is not told.
-                let Some(table) = self.text_of(TABLES, p.table)? else { continue };
                 let cid = match p.col {
                     Some(col) => self.text_of(p.table, col)?,
                     None => Some(SENTINEL.to_owned()),
                 };
-                let Some(cid) = cid else { continue };
-                unit.changes.push(Listed {
-                    seq: p.seq,
-                    row: unit.parked.len() as u32,
-                    what: What::Parked,
-                    col_version: p.col_version,
-                    site: p.site,
-                });
-                unit.parked.push(ListedParked { table, cid, change: p });
+                let names = self.text_of(TABLES, p.table)?.zip(cid);
+                let row = unit.parked.len() as u32;
+                let listed =
+                    Listed { seq: p.seq, row, what: What::Parked, col_version: p.col_version, site: p.site };
+                unit.changes.extend(names.is_some().then_some(listed));
+                unit.parked.push(ListedParked { names, change: p });
             }
         }
         unit.finish();

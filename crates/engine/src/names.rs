@@ -5,13 +5,14 @@
 //! told of it. A name that is given here takes the smallest life of it that nothing here ever had; a peer's change
 //! means what shares any of the names that come with it. The model is `rejoin_sim::schema`.
 
-use crate::catalog::text;
+use crate::catalog::{Table, text};
 use crate::core::{Core, cached};
 use crate::error::{Error, Result};
 use crate::parked::{Parked, Reason};
 use rejoin_sqlite::{Stmt, ValueRef as Sql};
 use rejoin_wire::{Name, Naming};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 
 /// Under which the names of tables stand.
 pub const TABLES: u32 = 0;
@@ -146,6 +147,30 @@ impl Core {
         q.bind_int(1, i64::from(tbl))?;
         q.bind_int(2, i64::from(id))?;
         Ok(if q.step()? { State::Ended } else { State::Waits })
+    }
+
+    /// What a row-wise change would call a column of a table that is here; of one that has no such name any.
+    pub fn column_name(&mut self, t: &Table, id: u32) -> Result<String> {
+        if let Some(text) = self.text_of(t.id, id)? {
+            return Ok(text);
+        }
+        Ok(self.names_of(t.id, id)?.pop().map(|n| n.0).unwrap_or_default())
+    }
+
+    /// The table that is here and meant by a name without a life.
+    pub fn table_by_text(&mut self, name: &str) -> Result<Option<Rc<Table>>> {
+        let met = self.by_text(TABLES, name)?;
+        Ok(met.and_then(|met| self.catalog.get(met.id)).cloned())
+    }
+
+    /// The table that is here and that a peer means by these names. Nothing is learned from them.
+    pub fn table_of(&mut self, naming: &Naming<'_>) -> Result<Option<Rc<Table>>> {
+        for name in naming.all() {
+            if let Some(Met { id, state: State::Here }) = self.life(TABLES, name)? {
+                return Ok(self.catalog.get(id).cloned());
+            }
+        }
+        Ok(None)
     }
 
     /// The names of a table.
@@ -435,7 +460,7 @@ impl Core {
 
     /// A table that becomes replicated again goes on as `to`, with everything that it was.
     pub fn renumber_table(&mut self, from: u32, to: u32) -> Result<()> {
-        for table in ["crsql_names", "crsql_columns", "crsql_waiting"] {
+        for table in ["crsql_names", "crsql_columns", "crsql_waiting", "crsql_wanted"] {
             let sql = format!("UPDATE main.{table} SET tbl = ?2 WHERE tbl = ?1");
             self.db.prepare_transient(&sql)?.run(&[int(from), int(to)])?;
         }

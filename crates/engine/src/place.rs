@@ -7,7 +7,8 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::image::{RowReader, Target};
 use crate::merge::{Cell, PUT, delete_row, put_row, respell_row, set_cells};
-use crate::parked::{Parked, Reason, SENTINEL};
+use crate::names::State;
+use crate::parked::{Parked, Reason};
 use crate::rowstate::{Place, RowState, StateCell, Ties};
 use crate::value::from_sql;
 use rejoin_crdt::meta::Stamp;
@@ -26,7 +27,7 @@ pub fn place(
 ) -> Result<()> {
     let t = Rc::clone(&work.table);
     let pk = Core::parked_key(&t, work.row, work.key.as_deref());
-    for p in core.parked_of_row(&t.name, &pk)?.iter().filter(|p| p.cid != SENTINEL) {
+    for p in core.parked_of_row(t.id, &pk)?.iter().filter(|p| p.col.is_some()) {
         core.unpark(p.id)?;
     }
     let complete = target.cl & 1 == 1
@@ -50,15 +51,12 @@ pub fn place(
     }
     let reason = if complete { Reason::Constraint } else { Reason::Incomplete };
     for (place, cell) in &target.cells {
-        let (cid, reason) = match place {
+        let reason = match place {
             Place::Column(_) if shown => continue,
-            Place::Column(id) => match t.column_by_id(*id) {
-                Some(c) => (c.name.clone(), reason),
-                None => continue,
-            },
-            Place::Name(name) => (name.clone(), core.why_waits(&t, name)?),
+            Place::Column(_) => reason,
+            Place::Waits(id) => Reason::of(State::Here, core.column_state(t.id, *id)?),
         };
-        keep_waiting(core, &parked(&t, &pk, cid, cell, target.cl), reason)?;
+        keep_waiting(core, &parked(&t, &pk, place.column(), cell, target.cl), reason)?;
     }
     for p in &target.held {
         if still_waits(core, &t, &pk, p, target) {
@@ -138,16 +136,16 @@ fn write(
 fn cell<'s>(place: &Place, c: &'s StateCell) -> Option<Cell<'s>> {
     match place {
         Place::Column(col) => Some(Cell { col: *col, stamp: c.stamp, seq: c.seq, val: c.val.as_ref() }),
-        Place::Name(_) => None,
+        Place::Waits(_) => None,
     }
 }
 
-fn parked(t: &Table, pk: &[u8], cid: String, c: &StateCell, cl: u32) -> Parked {
+fn parked(t: &Table, pk: &[u8], col: u32, c: &StateCell, cl: u32) -> Parked {
     Parked {
         id: 0,
-        table: t.name.clone(),
+        table: t.id,
         pk: pk.to_vec(),
-        cid,
+        col: Some(col),
         val: c.val.clone(),
         col_version: c.stamp.col_version,
         db_version: c.stamp.db_version,
@@ -166,7 +164,7 @@ fn keep_waiting(core: &mut Core, p: &Parked, reason: Reason) -> Result<()> {
 /// Whether a refused value goes on waiting beside the values of the row.
 fn still_waits(core: &Core, t: &Table, pk: &[u8], p: &Parked, target: &RowState) -> bool {
     let ties = Ties { sites: &core.sites, merge_equal: core.cfg.merge_equal, identity: pk };
-    let Some(col) = t.column(&p.cid) else { return false };
+    let Some(col) = p.col.and_then(|col| t.column_by_id(col)) else { return false };
     let mine = target.cells.get(&Place::Column(col.id));
     p.cl == target.cl && mine.is_none_or(|mine| StateCell::parked(p).beats(mine, &ties))
 }

@@ -74,12 +74,13 @@ impl Lost<'_> {
         for (place, cell) in &before.cells {
             let same = target.cl == before.cl && target.cells.get(place).is_some_and(|c| c.says_as(cell));
             let Some(name) = name(cell.stamp.db_version).filter(|_| !same) else { continue };
-            let cid = place.cid(t);
+            let cid = core.column_name(t, place.column())?;
             self.put(core, &pk, &cid, cell.val.as_ref(), cell.stamp.col_version, name)?;
         }
-        for p in before.held.iter().filter(|p| p.cid != SENTINEL) {
-            if let Some(name) = name(p.db_version) {
-                self.put(core, &pk, &p.cid, p.val.as_ref(), p.col_version, name)?;
+        for p in &before.held {
+            if let (Some(col), Some(name)) = (p.col, name(p.db_version)) {
+                let cid = core.column_name(t, col)?;
+                self.put(core, &pk, &cid, p.val.as_ref(), p.col_version, name)?;
             }
         }
         Ok(())

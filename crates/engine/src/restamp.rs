@@ -12,7 +12,7 @@ use crate::checked::RowKey;
 use crate::core::{Core, Header, LogRow, read_log_head};
 use crate::cut::{LOG, only};
 use crate::engine::Engine;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::listing::Filter;
 use crate::log::Changes;
 use crate::schema::random_nonce;
@@ -183,14 +183,14 @@ impl Core {
                 touched.extend(self.place_of(listed)?);
                 places.insert((listed.table.id, listed.loc.clone()));
             }
-            for p in unit.parked {
-                if let Some(t) = self.catalog.find(&p.table).cloned() {
+            for p in unit.parked.into_iter().map(|p| p.change) {
+                if let Some(t) = self.catalog.get(p.table).cloned() {
                     touched.insert((t.id, identity(&t, &p.pk)?));
                 }
                 if let Some(m) = moved.get(&p.db_version).filter(|_| p.site == own) {
                     let mut put = self
                         .db
-                        .prepare_transient("UPDATE main.crsql_parked SET col_version = ?1 WHERE id = ?2")?;
+                        .prepare_transient("UPDATE main.crsql_waiting SET col_version = ?1 WHERE id = ?2")?;
                     put.run(&[ValueRef::Integer(m.col_version(p.col_version)), ValueRef::Integer(p.id)])?;
                 }
             }
@@ -225,10 +225,9 @@ impl Core {
 
     /// Remembers to ask the server for a row.
     pub fn want(&self, (tbl, pk): &At) -> Result<()> {
-        let Some(t) = self.catalog.get(*tbl) else { return Ok(()) };
         let mut put =
             self.db.prepare_transient("INSERT OR IGNORE INTO main.crsql_wanted(tbl, pk) VALUES (?1, ?2)")?;
-        Ok(put.run(&[ValueRef::Text(t.name.as_bytes()), ValueRef::Blob(pk)])?)
+        Ok(put.run(&[ValueRef::Integer(i64::from(*tbl)), ValueRef::Blob(pk)])?)
     }
 
     /// The rows that the server is to be asked for.
@@ -239,16 +238,16 @@ impl Core {
         let mut q = self.db.prepare_transient("SELECT tbl, pk FROM main.crsql_wanted ORDER BY tbl, pk")?;
         let mut all = Vec::new();
         while q.step()? {
-            let table = String::from_utf8(q.column_text(0).to_vec());
-            let table = table.map_err(|_| Error::damaged("a name in crsql_wanted"))?;
-            all.push(RowKey { table, pk: q.column_blob(1).to_vec() });
+            let table = u32::try_from(q.column_int(0)).ok().and_then(|id| self.catalog.get(id));
+            let Some(t) = table else { continue };
+            all.push(RowKey { table: t.name.clone(), pk: q.column_blob(1).to_vec() });
         }
         Ok(all)
     }
 
-    pub fn no_longer_wanted(&self, table: &str, pk: &[u8]) -> Result<()> {
+    pub fn no_longer_wanted(&self, (tbl, pk): &At) -> Result<()> {
         let mut del =
             self.db.prepare_transient("DELETE FROM main.crsql_wanted WHERE tbl = ?1 AND pk = ?2")?;
-        Ok(del.run(&[ValueRef::Text(table.as_bytes()), ValueRef::Blob(pk)])?)
+        Ok(del.run(&[ValueRef::Integer(i64::from(*tbl)), ValueRef::Blob(pk)])?)
     }
 }

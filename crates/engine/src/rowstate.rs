@@ -8,13 +8,13 @@ use crate::core::{Core, Header, Sites, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::image::{RowReader, Target};
-use crate::parked::{Parked, Reason, SENTINEL};
-use crate::rowwise::column;
+use crate::names::{Called, TABLES};
+use crate::parked::Parked;
 use crate::value::{from_sql, shown_key};
 use crate::{SiteId, Value};
 use rejoin_crdt::merge::{SentinelRef, Verdict, by_value, by_version, sentinel};
 use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
-use rejoin_wire::{EmptyRange, GroupRecord, RowRecord, Transaction, Writer};
+use rejoin_wire::{EmptyRange, GroupRecord, Naming, RowRecord, Transaction, Writer};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::rc::Rc;
 
@@ -22,20 +22,18 @@ use std::rc::Rc;
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Place {
     Column(u32),
-    /// A name that is no column here, in lower case.
-    Name(String),
+    /// One that is not here, or not any more.
+    Waits(u32),
 }
 
 impl Place {
-    pub fn name(name: &str) -> Place {
-        Place::Name(name.to_ascii_lowercase())
+    pub fn of(t: &Table, column: u32) -> Place {
+        if t.column_by_id(column).is_some() { Place::Column(column) } else { Place::Waits(column) }
     }
 
-    /// What `crsql_changes` calls it.
-    pub fn cid(&self, t: &Table) -> String {
+    pub fn column(&self) -> u32 {
         match self {
-            Place::Column(id) => t.column_by_id(*id).map(|c| c.name.clone()).unwrap_or_default(),
-            Place::Name(name) => name.clone(),
+            Place::Column(id) | Place::Waits(id) => *id,
         }
     }
 }
@@ -100,19 +98,12 @@ impl RowState {
             }
         }
         let pk = Core::parked_key(&t, work.row, work.key.as_deref());
-        for p in core.parked_of_row(&t.name, &pk)? {
-            let place = match column(core, &t, &p.cid)? {
-                Ok(id) => Place::Column(id),
-                Err(_) => Place::name(&p.cid),
-            };
-            if p.cl != meta.cl {
-                continue;
+        for p in core.parked_of_row(t.id, &pk)?.into_iter().filter(|p| p.cl == meta.cl) {
+            match p.col.map(|col| Place::of(&t, col)) {
+                None => state.held.push(p),
+                Some(Place::Column(_)) if visible => state.held.push(p),
+                Some(place) => drop(state.cells.insert(place, StateCell::parked(&p))),
             }
-            if p.cid == SENTINEL || (visible && matches!(place, Place::Column(_))) {
-                state.held.push(p);
-                continue;
-            }
-            state.cells.insert(place, StateCell::parked(&p));
         }
         Ok(state)
     }
@@ -120,12 +111,13 @@ impl RowState {
     /// A row of a table that is not here: what waits for it.
     fn unknown(parked: Vec<Parked>) -> RowState {
         let mut state = RowState::default();
-        for p in parked.into_iter().filter(|p| p.cl & 1 == 1 || p.cid == SENTINEL) {
+        for p in parked.into_iter().filter(|p| p.cl & 1 == 1 || p.col.is_none()) {
             state.cl = state.cl.max(p.cl);
-            if p.cid == SENTINEL {
-                state.sentinel = Some(Sentinel { db_version: p.db_version, site: p.site, seq: p.seq });
-            } else {
-                state.cells.insert(Place::name(&p.cid), StateCell::parked(&p));
+            match p.col {
+                None => {
+                    state.sentinel = Some(Sentinel { db_version: p.db_version, site: p.site, seq: p.seq });
+                }
+                Some(col) => drop(state.cells.insert(Place::Waits(col), StateCell::parked(&p))),
             }
         }
         state
@@ -170,7 +162,7 @@ impl RowState {
         let mut meta = RowMeta { cl: self.cl, sentinel: self.sentinel, ..RowMeta::default() };
         let column = |(place, cell)| match place {
             &Place::Column(id) => Some((id, cell)),
-            Place::Name(_) => None,
+            Place::Waits(_) => None,
         };
         let mut cells: Vec<(u32, &StateCell)> =
             self.cells.iter().filter(|_| shown).filter_map(column).collect();
@@ -266,42 +258,42 @@ struct States {
 
 impl States {
     fn table(&mut self, core: &mut Core, name: &str, keys: &[&[u8]]) -> Result<()> {
-        let table = core.catalog.find(name).cloned();
+        let met = core.by_text(TABLES, name)?;
+        let table = met.and_then(|met| core.catalog.get(met.id)).cloned();
         let mut listed: Vec<Listed> = Vec::new();
         for key in keys {
-            let one = match &table {
-                Some(t) => core.listed(t, key)?,
-                None => {
-                    let state = RowState::unknown(core.parked_of_row(name, key)?);
+            let one = match (&table, met) {
+                (Some(t), _) => core.listed(t, key)?,
+                (None, Some(met)) => {
+                    let state = RowState::unknown(core.parked_of_row(met.id, key)?);
                     Listed { key: key.to_vec(), state }
                 }
+                (None, None) => Listed { key: key.to_vec(), state: RowState::default() },
             };
             listed.push(one);
         }
         listed.dedup_by(|a, b| a.key == b.key);
-        let mut columns: Vec<String> =
-            table.iter().flat_map(|t| t.cols.iter().map(|c| c.name.clone())).collect();
         let mut places: BTreeMap<Place, u32> = BTreeMap::new();
-        for (i, col) in table.iter().flat_map(|t| &t.cols).enumerate() {
-            places.insert(Place::Column(col.id), i as u32);
+        let here = table.iter().flat_map(|t| t.cols.iter().map(|c| Place::Column(c.id)));
+        for place in here.chain(listed.iter().flat_map(|l| l.state.cells.keys().cloned())) {
+            let next = places.len() as u32;
+            places.entry(place).or_insert(next);
         }
-        for place in listed.iter().flat_map(|l| l.state.cells.keys()) {
-            if let Place::Name(name) = place
-                && !places.contains_key(place)
-            {
-                places.insert(place.clone(), columns.len() as u32);
-                columns.push(name.clone());
-            }
-        }
-        let names: Vec<String> = match &table {
-            Some(t) => t.keys.iter().map(|k| k.name.clone()).collect(),
-            // Nobody here knows what they are called.
-            None => (1usize..).map(|i| format!("?{i}")).filter(|n| !columns.contains(n)).take(1).collect(),
+        let (called, mut columns_called) = match met {
+            Some(met) => (Some(core.table_called(met.id)?), core.columns_called(met.id)?),
+            None => (None, BTreeMap::new()),
         };
-        let names: Vec<&str> = names.iter().map(String::as_str).collect();
-        let columns: Vec<&str> = columns.iter().map(String::as_str).collect();
-        let shown = table.as_ref().map_or(name, |t| t.name.as_str());
-        self.writer.begin_table(shown, &names, &columns).map_err(wire)?;
+        let mut order: Vec<(&u32, &Place)> = places.iter().map(|(place, n)| (n, place)).collect();
+        order.sort();
+        let of = |p: &Place| columns_called.remove(&p.column()).unwrap_or_default();
+        let columns: Vec<Called> = order.iter().map(|(_, place)| *place).map(of).collect();
+        let columns: Vec<Naming<'_>> = columns.iter().map(Called::naming).collect();
+        let shown = called.as_ref().map_or_else(|| Naming::new(name), Called::naming);
+        // Nobody here knows what the key columns of an unknown table are called.
+        let keys = table.as_ref().map(|t| t.keys.iter().map(|k| k.name.as_str()).collect());
+        let keys: Vec<&str> = keys.unwrap_or_else(|| vec!["?1"]);
+        let waiting = places.keys().any(|place| matches!(place, Place::Waits(_)));
+        self.writer.begin_table(&shown, &keys, &columns, waiting).map_err(wire)?;
         for one in &listed {
             self.row(core, one, &places)?;
             self.held(core, table.as_ref(), one, &places)?;
@@ -351,9 +343,9 @@ impl States {
         one: &Listed,
         places: &BTreeMap<Place, u32>,
     ) -> Result<()> {
-        for p in one.state.held.iter().filter(|p| p.cid != SENTINEL) {
-            let Some(Ok(id)) = t.map(|t| column(core, t, &p.cid)).transpose()? else { continue };
-            let Some(&col) = places.get(&Place::Column(id)) else { continue };
+        for p in &one.state.held {
+            let place = t.zip(p.col).map(|(t, col)| Place::of(t, col));
+            let Some(&col) = place.and_then(|place| places.get(&place)) else { continue };
             let cell = StateCell::parked(p);
             let (only, stamp) = (ColSet::single(col), self.stamp(core, &cell.stamp)?);
             let group = GroupRecord { cols: only.clone(), live: only, stamp, seq: cell.seq };
@@ -398,20 +390,13 @@ impl Core {
         };
         Ok(Listed { key, state })
     }
-
-    /// Why the cells of a name that is no column here wait.
-    pub fn why_waits(&self, t: &Rc<Table>, name: &str) -> Result<Reason> {
-        Ok(match column(self, t, name)? {
-            Ok(_) => Reason::NoColumn,
-            Err(reason) => reason,
-        })
-    }
 }
 
 /// A cell of a row state as it was told.
 #[derive(Clone, Debug)]
 pub struct ToldCell {
-    pub name: String,
+    /// The column's names as they were told, the current one first.
+    pub names: Rc<[(String, u32)]>,
     pub col_version: i64,
     pub origin: Origin,
     pub val: Value,

@@ -512,7 +512,8 @@ impl Core {
         self.drop_triggers(id)?;
         self.drop_stores(id)?;
         self.db.exec(&format!(
-            "DELETE FROM main.crsql_waiting WHERE tbl = {id}; DELETE FROM main.crsql_tables WHERE id = {id}; \
+            "DELETE FROM main.crsql_waiting WHERE tbl = {id}; DELETE FROM main.crsql_wanted WHERE tbl = {id}; \
+             DELETE FROM main.crsql_tables WHERE id = {id}; \
              DELETE FROM main.crsql_meta WHERE name IN ('key_{id}', 'unwatched_{id}')"
         ))?;
         if ended {

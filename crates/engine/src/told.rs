@@ -5,8 +5,8 @@ use crate::changeset::wire;
 use crate::core::Core;
 use crate::cut::only;
 use crate::error::{Error, Result};
+use crate::names::State;
 use crate::rowstate::{Origin, Place, RowState, StateCell, ToldCell, ToldRow};
-use crate::rowwise::column;
 use crate::value::{identity_of_foreign, packed_rowid};
 use crate::{SiteId, VersionVector};
 use rejoin_crdt::ValueRef;
@@ -42,7 +42,7 @@ pub fn identity(t: &Table, packed: &[u8]) -> Result<Vec<u8>> {
 
 impl Told {
     /// Reads row states; of a row that is told twice the last counts. Tables that are not here are passed over.
-    pub fn read(core: &Core, all: &[&[u8]]) -> Result<Told> {
+    pub fn read(core: &mut Core, all: &[&[u8]]) -> Result<Told> {
         let mut told = Told { rows: BTreeMap::new(), holds: Vec::new() };
         for (n, bytes) in all.iter().enumerate() {
             let reader = Reader::open(bytes).map_err(wire)?;
@@ -63,10 +63,12 @@ impl Told {
         Ok(told)
     }
 
-    fn table(&mut self, core: &Core, reader: &Reader<'_>, index: usize, n: usize) -> Result<()> {
+    fn table(&mut self, core: &mut Core, reader: &Reader<'_>, index: usize, n: usize) -> Result<()> {
         let mut rows = reader.table(index).map_err(wire)?;
-        let Some(t) = core.catalog.find(rows.name()).cloned() else { return Ok(()) };
-        let names: Vec<String> = rows.columns().iter().map(|c| (*c).to_owned()).collect();
+        let Some(t) = core.table_of(rows.name())? else { return Ok(()) };
+        let owned = |n: rejoin_wire::Name<'_>| (n.text.to_owned(), n.life);
+        let names: Vec<Rc<[(String, u32)]>> =
+            rows.columns().iter().map(|c| c.all().map(owned).collect()).collect();
         while let Some(row) = rows.next_row().map_err(wire)? {
             let at = (t.id, identity(&t, row.key)?);
             let one = told_row(core, reader, &names, &row)?;
@@ -104,7 +106,12 @@ impl Told {
     }
 }
 
-fn told_row(core: &Core, reader: &Reader<'_>, names: &[String], row: &Row<'_>) -> Result<ToldRow> {
+fn told_row(
+    core: &Core,
+    reader: &Reader<'_>,
+    names: &[Rc<[(String, u32)]>],
+    row: &Row<'_>,
+) -> Result<ToldRow> {
     let site = |index: u32| reader.sites().get(index as usize).copied();
     let origin = |txn: i64, author: u32, seq: i64| {
         let t = reader.transactions().get(txn as usize)?;
@@ -122,8 +129,8 @@ fn told_row(core: &Core, reader: &Reader<'_>, names: &[String], row: &Row<'_>) -
         let found = check_col_version(stamp.col_version, core.now(), core.cfg.drift_ms);
         let col_version = found.map_err(|e| Error::Poison { why: e.to_string() })?;
         let origin = origin(stamp.db_version, stamp.site, seq).ok_or_else(unlisted)?;
-        let name = names.get(col as usize).cloned().ok_or_else(unlisted)?;
-        cells.push(ToldCell { name, col_version, origin, val: val.to_owned() });
+        let names = names.get(col as usize).cloned().ok_or_else(unlisted)?;
+        cells.push(ToldCell { names, col_version, origin, val: val.to_owned() });
     }
     let cells = if meta.cl & 1 == 1 { cells } else { Vec::new() };
     Ok(ToldRow { key: row.key.to_vec(), cl: meta.cl, sentinel, cells })
@@ -187,13 +194,14 @@ impl Attribution {
                 one.sentinel = Some(Sentinel { db_version: self.db_version(o), site, seq: o.seq });
             }
             for c in &part.cells {
-                let place = match column(core, t, &c.name)? {
-                    Ok(id) => Place::Column(id),
-                    Err(_) if t.keys.iter().any(|k| k.name.eq_ignore_ascii_case(&c.name)) => {
-                        return Err(malformed("a cell of a key column"));
-                    }
-                    Err(_) => Place::name(&c.name),
-                };
+                let mut names = c.names.iter().map(|(text, life)| rejoin_wire::Name { text, life: *life });
+                let current = names.next().ok_or_else(|| malformed("a column without a name"))?;
+                let met = core.meet(t.id, &rejoin_wire::Naming { current, others: names.collect() })?;
+                let is_key = || t.keys.iter().any(|k| k.name.eq_ignore_ascii_case(current.text));
+                if met.state == State::Waits && is_key() {
+                    return Err(malformed("a cell of a key column"));
+                }
+                let place = Place::of(t, met.id);
                 let (db_version, site) = (self.db_version(&c.origin), core.intern_site(c.origin.author)?);
                 let stamp = Stamp { col_version: c.col_version, db_version, site };
                 one.cells.insert(place, StateCell { stamp, seq: c.origin.seq, val: c.val.clone() });

@@ -134,7 +134,7 @@ fn only_row_states_have_absent_rows_and_these_have_nothing() {
     let absent = RowRecord::default();
     let states = || {
         let mut w = writer().row_states();
-        w.begin_table("t", &["k"], &["a", "b"]).unwrap();
+        w.begin_table(&Naming::new("t"), &["k"], &["a", "b"].map(Naming::new), false).unwrap();
         w
     };
     let mut w = states();
