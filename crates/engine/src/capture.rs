@@ -35,6 +35,8 @@ pub struct Capture {
     pub join: Option<(i64, Stmt)>,
     readers: HashMap<u32, RowReader>,
     finders: HashMap<u32, Stmt>,
+    /// The table of the last event.
+    recent: Option<Rc<Table>>,
     /// For each image its version of the table.
     pub layouts: Vec<Rc<Table>>,
     scratch: Vec<u8>,
@@ -58,7 +60,15 @@ impl Capture {
             self.readers.clear();
             self.finders.clear();
         }
+        self.recent = None;
         (self.catalog, self.file_id, self.hash_key) = (catalog, file_id, hash_key);
+    }
+
+    fn table(&mut self, id: u32) -> Option<Rc<Table>> {
+        if self.recent.as_ref().is_none_or(|t| t.id != id) {
+            self.recent = self.catalog.get(id).cloned();
+        }
+        self.recent.clone()
     }
 
     fn layout(&mut self, t: &Rc<Table>) -> u32 {
@@ -221,9 +231,13 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
     if engine.is_merging(tbl) || engine.is_suspended(tbl)? {
         return Ok(());
     }
+    let op = args.get(2).int();
     engine.join()?;
-    engine.look(true)?;
+    if engine.should_look(op == UPDATE) {
+        engine.look(true)?;
+    }
     let mut cap = engine.cap.borrow_mut();
+    cap.journal.hear();
     if args.get(1).int() != cap.file_id {
         return Err(Error::Capture {
             why: "the table belongs to another database file than the main one of this connection; \
@@ -231,11 +245,10 @@ pub fn captured(engine: &Engine, args: Args<'_>) -> Result<()> {
                 .into(),
         });
     }
-    let table = cap.catalog.get(tbl).cloned();
-    let Some(t) = table else {
+    let Some(t) = cap.table(tbl) else {
         return Err(Error::Capture { why: format!("the replication metadata knows no table {tbl}") });
     };
-    record(engine.db, &mut cap, &t, args.get(2).int(), args.skip(3))?;
+    record(engine.db, &mut cap, &t, op, args.skip(3))?;
     if cap.outdated(tbl) {
         // The schema changed in this transaction: the next image must see the new columns.
         drop(cap);

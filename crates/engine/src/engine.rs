@@ -30,6 +30,8 @@ pub struct Engine {
     alone: Cell<bool>,
     /// The schema may have changed since the last event.
     pub suspect: Cell<bool>,
+    /// A savepoint was opened since we last looked: by a statement of several rows, or by DDL.
+    announced: Cell<bool>,
     /// 1 while a merge writes to user tables.
     pub sync_bit: Cell<bool>,
     /// The table that a merge writes to right now.
@@ -54,6 +56,7 @@ impl Engine {
             joined: Cell::new(false),
             alone: Cell::new(false),
             suspect: Cell::new(false),
+            announced: Cell::new(false),
             sync_bit: Cell::new(false),
             merging: Cell::new(None),
             suspended: RefCell::default(),
@@ -198,15 +201,21 @@ impl Engine {
         }
         cap.set_catalog(Rc::clone(&core.catalog), core.cfg.file_id, core.cfg.hash_key);
         self.suspect.set(false);
+        self.announced.set(false);
         Ok(())
     }
 
+    /// Whether to look: for events that need the columns, whenever DDL may have been; for others, when a savepoint ended
+    /// in which no event was heard.
+    pub fn should_look(&self, columns: bool) -> bool {
+        self.suspect.get() || columns && self.announced.get()
+    }
+
     /// Looks whether the schema changed since the last event, if that may be. DDL in an open transaction announces a
-    /// savepoint to all joined tables, as statements of several rows do.
+    /// savepoint to all joined tables, as statements of several rows do, and every statement on a table with triggers.
     pub fn look(&self, may_write: bool) -> Result<()> {
-        if !self.suspect.replace(false) {
-            return Ok(());
-        }
+        self.suspect.set(false);
+        self.announced.set(false);
         let Ok(mut core) = self.core.try_borrow_mut() else {
             // A merge is at work, which changes no schema.
             self.suspect.set(true);
@@ -446,7 +455,7 @@ impl Engine {
     }
 
     pub fn on_savepoint(&self, level: i32) -> Result<()> {
-        self.suspect.set(true);
+        self.announced.set(true);
         self.forget_lost();
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
@@ -464,8 +473,9 @@ impl Engine {
         if let Ok(mut core) = self.core.try_borrow_mut() {
             core.txn.notes.release(level);
         }
-        if let Ok(mut cap) = self.cap.try_borrow_mut() {
-            cap.journal.release(level);
+        let heard = self.cap.try_borrow_mut().is_ok_and(|mut cap| cap.journal.release(level));
+        if !heard {
+            self.suspect.set(true);
         }
         Ok(())
     }

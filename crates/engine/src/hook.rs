@@ -131,7 +131,7 @@ impl Hook {
             self.known.borrow_mut().clear();
             self.deferred.set(true);
             engine.join_with(false)?;
-        } else if engine.suspect.get() {
+        } else if engine.should_look(true) {
             self.known.borrow_mut().clear();
             engine.look(false)?;
         }
@@ -206,11 +206,19 @@ fn changed(engine: &Weak<Engine>, change: &Preupdate<'_>) {
 type Keys<'a> = SmallVec<[Arg<'a>; 4]>;
 
 fn old_keys<'a>(t: &Table, change: &'a Preupdate<'_>) -> Result<Keys<'a>> {
-    Ok(t.keys.iter().map(|k| change.old_arg(k.pos as i32)).collect::<std::result::Result<_, _>>()?)
+    let mut keys = Keys::new();
+    for k in &t.keys {
+        keys.push(change.old_arg(k.pos as i32)?);
+    }
+    Ok(keys)
 }
 
 fn new_keys<'a>(t: &Table, change: &'a Preupdate<'_>) -> Result<Keys<'a>> {
-    Ok(t.keys.iter().map(|k| change.new_arg(k.pos as i32)).collect::<std::result::Result<_, _>>()?)
+    let mut keys = Keys::new();
+    for k in &t.keys {
+        keys.push(change.new_arg(k.pos as i32)?);
+    }
+    Ok(keys)
 }
 
 /// An event on the row with these keys.

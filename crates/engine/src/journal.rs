@@ -108,6 +108,8 @@ struct Mark {
     digested: usize,
     pending: Option<i64>,
     rows_impacted: i64,
+    /// A trigger has told of an event since.
+    heard: bool,
 }
 
 /// What a rolled back savepoint goes back to.
@@ -256,6 +258,7 @@ impl Journal {
             digested: self.digested,
             pending,
             rows_impacted,
+            heard: false,
         });
     }
 
@@ -269,8 +272,24 @@ impl Journal {
         self.since(self.digested).flat_map(|(_, e)| ids(e)).collect()
     }
 
-    pub fn release(&mut self, level: i32) {
-        self.marks.retain(|m| m.level < level);
+    /// Forgets the savepoint and those inside it. False: in some of them nothing was heard of.
+    pub fn release(&mut self, level: i32) -> bool {
+        let mut heard = false;
+        while let Some(mark) = self.marks.pop_if(|m| m.level >= level) {
+            heard = mark.heard;
+            if !heard {
+                self.marks.retain(|m| m.level < level);
+                break;
+            }
+        }
+        heard
+    }
+
+    /// A trigger tells of an event.
+    pub fn hear(&mut self) {
+        if let Some(mark) = self.marks.last_mut() {
+            mark.heard = true;
+        }
     }
 
     /// Back to the savepoint. The second value tells whether metadata written since then was undone in the file.

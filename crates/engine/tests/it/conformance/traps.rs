@@ -371,3 +371,28 @@ fn main_under_another_name() {
     side.sql("INSERT INTO main.t VALUES ('main', 1, 1)");
     assert_eq!(cells(&side).len(), 2);
 }
+
+/// What a transaction changed stays known after it; what it took back does not.
+#[test]
+fn a_setting_that_is_rolled_back() {
+    for mode in [Mode::Shared, Mode::Owned] {
+        let side = Side::new(mode, false);
+        for step in TABLE {
+            side.sql(step);
+        }
+        for step in [
+            "BEGIN",
+            "INSERT INTO t VALUES ('a', 1, 1)",
+            "SAVEPOINT s",
+            "SELECT crsql_config_set('clock', 'lamport')",
+            "ROLLBACK TO s",
+            "RELEASE s",
+            "COMMIT",
+            "INSERT INTO t VALUES ('b', 1, 1)",
+        ] {
+            side.sql(step);
+        }
+        let minted: Vec<_> = side.changes().iter().map(|c| c.col_version > 1).collect();
+        assert_eq!(minted, [true; 4], "{mode:?}");
+    }
+}
