@@ -2,6 +2,8 @@
 
 use crate::args::Args;
 use crate::proc::{self, Result};
+use crate::setup;
+use std::process::Command;
 
 const HELP: &str = "\
 cargo xtask bench engine [OPTIONS...]
@@ -28,14 +30,22 @@ pub fn main(words: Vec<String>) -> Result<()> {
     let mut words = args.rest().into_iter().filter(|w| w != "--");
     match words.next().as_deref() {
         Some("engine") => engine(words.collect()),
-        Some(word @ ("--check" | "--bless")) => engine(vec![word.to_owned()]),
+        Some(word @ ("--check" | "--bless")) => {
+            setup::valgrind()?;
+            engine(vec![word.to_owned()])
+        }
         Some(other) => Err(format!("there is no benchmark `{other}`; the one there is: engine")),
         None => Err("say which benchmark: cargo xtask bench engine".to_owned()),
     }
 }
 
 fn engine(words: Vec<String>) -> Result<()> {
+    proc::run(command().args(words))
+}
+
+/// The benchmark of the engine; options follow.
+pub fn command() -> Command {
     let mut command = proc::cargo();
-    command.args(["run", "--quiet", "--release", "-p", "rejoin-bench", "--"]).args(words);
-    proc::run(&mut command)
+    command.args(["run", "--quiet", "--release", "-p", "rejoin-bench", "--"]);
+    command
 }

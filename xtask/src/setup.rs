@@ -16,6 +16,7 @@ Checks the tools that the tests need and installs what is missing:
   cargo-nextest             cargo install; without it the tests run under cargo test
   sqlite3 3.40+, python3 whose sqlite3 loads extensions, node 18+, a C compiler
                             apt-get, on Debian and as root; elsewhere a sentence says what to install
+  valgrind                  the same, on Linux: it counts instructions
   pytest                    into a virtual environment in the target directory
 
 Examples:
@@ -60,6 +61,8 @@ const NEED_SQLITE3: &str = "the tests need the sqlite3 shell, 3.40 or newer and 
 const NEED_PYTHON: &str = "the tests need a python3 with venv whose sqlite3 module can load extensions (many pyenv \
     and macOS builds cannot); on Debian: apt-get install python3 python3-venv";
 const NEED_NODE: &str = "the tests need node 18 or newer with npm; install it and put it on PATH";
+const NEED_VALGRIND: &str =
+    "counting instructions needs valgrind; on Debian: apt-get install valgrind, which runs on Linux";
 const NEED_CC: &str = "building SQLite needs a C compiler; on Debian: apt-get install build-essential";
 
 fn rust_components() -> Result<()> {
@@ -88,7 +91,7 @@ fn nextest() -> bool {
     there()
 }
 
-/// Installs what is missing in one call of apt-get, where there is one and we may use it.
+/// What is missing, installed in one call of apt-get, where there is one and we may use it.
 fn system_packages() -> Result<()> {
     let mut missing: Vec<(&str, &str)> = Vec::new();
     if !succeeds(Command::new("cc").arg("--version")) {
@@ -103,6 +106,23 @@ fn system_packages() -> Result<()> {
     if find_node().is_none() {
         missing.extend([("nodejs", NEED_NODE), ("npm", NEED_NODE)]);
     }
+    if cfg!(target_os = "linux") && !has_valgrind() {
+        missing.push(("valgrind", NEED_VALGRIND));
+    }
+    install(&missing)
+}
+
+fn has_valgrind() -> bool {
+    succeeds(Command::new("valgrind").arg("--version"))
+}
+
+/// Installs valgrind if it is not there.
+pub fn valgrind() -> Result<()> {
+    if has_valgrind() { Ok(()) } else { install(&[("valgrind", NEED_VALGRIND)]) }
+}
+
+/// Installs packages; the sentence of each says who needs it.
+fn install(missing: &[(&str, &str)]) -> Result<()> {
     let Some((_, sentence)) = missing.first() else {
         return Ok(());
     };

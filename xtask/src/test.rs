@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::proc::{self, Captured, Result};
 use crate::report::{self, Counts, Report, Step};
 use crate::setup::Tools;
-use crate::{demo, ext, fuzz, setup, sql, tidy};
+use crate::{bench, demo, ext, fuzz, setup, sql, tidy};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -13,11 +13,11 @@ const HELP: &str = "\
 cargo xtask test [--long] [FILTER]
 
 Format, lints, the rules of the house, Rust tests, documented examples, the extension, SQL tests, Python tests, interop
-tests, short runs of the fuzz targets, and the demo. Prints the time of every step; the last line is
+tests, short runs of the fuzz targets, instruction counts (on Linux), and the demo. Prints the time of every step; the last line is
 `N passed, N failed`.
 
   --long    also the tests that take minutes: ignored tests, more random cases, ten minutes a fuzz target
-  FILTER    only tests whose name contains it, without format, lints, rules and demo
+  FILTER    only tests whose name contains it, without format, lints, rules, counts and demo
 
 Examples:
   cargo xtask test
@@ -66,6 +66,10 @@ impl Run {
         }
         self.fuzz();
         if self.filter.is_none() {
+            // Where valgrind runs.
+            if cfg!(target_os = "linux") {
+                self.step("instruction counts", || Ok(check(&proc::tee(bench::command().arg("--check"))?)));
+            }
             self.step("demo", || Ok(check(&proc::tee(demo::command().arg("--check"))?)));
         }
         Ok(())
