@@ -150,6 +150,14 @@ pub fn unpack(packed: &[u8]) -> Result<Unpacker<'_>, KeyError> {
     Ok(columns)
 }
 
+/// The integer of a packed key that has one column, an integer; None: it has not, or is none.
+#[inline]
+pub fn unpack_int(packed: &[u8]) -> Option<i64> {
+    let (&[1, head], digits) = packed.split_first_chunk::<2>()? else { return None };
+    let fits = head & 7 == INT && usize::from(head >> 3) == digits.len() && digits.len() <= 8;
+    fits.then(|| digits.iter().fold(0u64, |n, d| n << 8 | u64::from(*d)) as i64)
+}
+
 /// As [`unpack`], owned.
 pub fn unpack_owned(packed: &[u8]) -> Result<Vec<Value>, KeyError> {
     Ok(unpack(packed)?.map(ValueRef::to_owned).collect())
@@ -285,11 +293,23 @@ mod tests {
         ]
     }
 
+    /// Bytes that often are one packed integer, or nearly.
+    fn nearly_int() -> impl Strategy<Value = Vec<u8>> {
+        let digits = prop::collection::vec(any::<u8>(), 0..10);
+        (0u8..3, 0u8..10, 0u8..7, digits)
+            .prop_map(|(count, width, tag, digits)| [&[count, width << 3 | tag], digits.as_slice()].concat())
+    }
+
     proptest! {
         #[test]
         fn round_trip(values in prop::collection::vec(value(), 0..9)) {
             let bytes = packed(&values);
             prop_assert_eq!(unpack(&bytes).unwrap().len(), values.len());
+            let one = match values.as_slice() {
+                [Value::Int(i)] => Some(*i),
+                _ => None,
+            };
+            prop_assert_eq!(unpack_int(&bytes), one);
             prop_assert_eq!(unpack_owned(&bytes).unwrap(), values);
             for cut in 0..bytes.len() {
                 prop_assert!(unpack(&bytes[..cut]).is_err());
@@ -297,7 +317,12 @@ mod tests {
         }
 
         #[test]
-        fn random_bytes(bytes in prop::collection::vec(any::<u8>(), 0..40)) {
+        fn random_bytes(bytes in prop_oneof![prop::collection::vec(any::<u8>(), 0..40), nearly_int()]) {
+            let one = match unpack_owned(&bytes).as_deref() {
+                Ok([Value::Int(i)]) => Some(*i),
+                _ => None,
+            };
+            prop_assert_eq!(unpack_int(&bytes), one);
             if let Ok(columns) = unpack(&bytes) {
                 prop_assert_eq!(columns.len(), usize::from(bytes[0]));
                 prop_assert_eq!(columns.count(), usize::from(bytes[0]));

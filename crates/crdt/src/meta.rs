@@ -100,6 +100,21 @@ impl ColSet {
         self.words().map(u64::count_ones).sum()
     }
 
+    /// The smallest member.
+    #[inline]
+    pub fn first(&self) -> Option<u32> {
+        if self.low != 0 { Some(self.low.trailing_zeros()) } else { self.iter().next() }
+    }
+
+    /// The largest member.
+    #[inline]
+    pub fn last(&self) -> Option<u32> {
+        match &self.high {
+            None => self.low.checked_ilog2(),
+            Some(_) => self.iter().last(),
+        }
+    }
+
     /// How many members are smaller than `id`.
     #[inline]
     pub fn rank(&self, id: u32) -> u32 {
@@ -225,7 +240,7 @@ impl RowMeta {
         if let Some(top) = self.groups.first_mut()
             && top.stamp == stamp
             && seq == top.seq + i64::from(top.cols.len())
-            && top.cols.iter().last() < cols.iter().next()
+            && top.cols.last() < cols.first()
         {
             top.cols.union_with(&cols);
         } else {
@@ -316,6 +331,12 @@ mod tests {
         let mut set: ColSet = [1, 63, 64, 130].into_iter().collect();
         assert_eq!(set.iter().collect::<Vec<_>>(), [1, 63, 64, 130]);
         assert_eq!((set.len(), set.rank(64), set.rank(131)), (4, 2, 4));
+        assert_eq!((set.first(), set.last()), (Some(1), Some(130)));
+        assert_eq!((ColSet::single(63).first(), ColSet::single(63).last()), (Some(63), Some(63)));
+        assert_eq!(
+            (ColSet::single(70).first(), ColSet::EMPTY.first(), ColSet::EMPTY.last()),
+            (Some(70), None, None)
+        );
         set.remove(130);
         set.remove(64);
         assert_eq!(set, [1, 63].into_iter().collect());

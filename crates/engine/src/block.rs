@@ -41,6 +41,15 @@ impl RowBlock {
         self.rows.get(i).map(|r| &r.1)
     }
 
+    pub fn get_mut(&mut self, slot: u8) -> Option<&mut StoredRow> {
+        let last = self.rows.last().map_or(0, |r| r.0);
+        let i = match slot == last {
+            true => self.rows.len().checked_sub(1)?,
+            false => self.rows.binary_search_by_key(&slot, |r| r.0).ok()?,
+        };
+        self.rows.get_mut(i).filter(|r| r.0 == slot).map(|r| &mut r.1)
+    }
+
     pub fn set(&mut self, slot: u8, row: Option<StoredRow>) {
         if let Some(row) = row {
             if self.rows.last().is_none_or(|r| r.0 < slot) {

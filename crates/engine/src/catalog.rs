@@ -2,6 +2,7 @@
 
 use crate::error::{Error, Result};
 use crate::format::quote;
+use crate::hasher::Seeded;
 use rejoin_crdt::key::{Affinity, Fold};
 use rejoin_crdt::meta::ColSet;
 use rejoin_sqlite::{Db, ValueRef};
@@ -317,13 +318,18 @@ pub fn check_replicable(db: Db, live: &LiveTable) -> Result<()> {
 #[derive(Debug, Default)]
 pub struct Catalog {
     pub cookie: i64,
-    pub tables: HashMap<u32, Rc<Table>>,
-    pub by_name: HashMap<String, u32>,
+    pub tables: HashMap<u32, Rc<Table>, Seeded>,
+    pub by_name: HashMap<String, u32, Seeded>,
 }
 
 impl Catalog {
     pub fn get(&self, id: u32) -> Option<&Rc<Table>> {
         self.tables.get(&id)
+    }
+
+    /// Whether this is what a table is now.
+    pub fn holds(&self, t: &Rc<Table>) -> bool {
+        self.get(t.id).is_some_and(|now| Rc::ptr_eq(now, t))
     }
 
     pub fn find(&self, name: &str) -> Option<&Rc<Table>> {

@@ -3,6 +3,7 @@
 use crate::catalog::{KeyKind, Table};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::hasher::Seeded;
 use crate::image::{RowReader, Target};
 use crate::listing::{Filter, Listed, Unit, What};
 use crate::parked::SENTINEL;
@@ -122,6 +123,20 @@ struct Bound {
     blob: Option<Vec<u8>>,
 }
 
+/// The change that the cursor stands on.
+#[derive(Clone, Copy)]
+struct Now {
+    listed: Listed,
+    cl: i64,
+    site: [u8; 16],
+}
+
+const NOWHERE: Now = Now {
+    listed: Listed { seq: 0, row: u32::MAX, what: What::Sentinel, col_version: 0, site: u32::MAX },
+    cl: 0,
+    site: [0; 16],
+};
+
 struct Cursor {
     engine: Rc<Engine>,
     filter: Filter,
@@ -133,11 +148,12 @@ struct Cursor {
     at: usize,
     count: i64,
     done: bool,
-    readers: HashMap<u32, RowReader>,
+    readers: HashMap<u32, RowReader, Seeded>,
     /// The row that the reader of its table stands on.
     open_row: Option<u32>,
     pk: Vec<u8>,
     own_site: [u8; 16],
+    now: Now,
     /// For one row alone: its metadata and the versions still to list, last first.
     single: Option<(Rc<crate::listing::ListedRow>, Vec<i64>, Rc<Table>)>,
 }
@@ -154,10 +170,11 @@ impl Cursor {
             at: 0,
             count: 0,
             done: true,
-            readers: HashMap::new(),
+            readers: HashMap::default(),
             open_row: None,
             pk: Vec::new(),
             own_site: [0; 16],
+            now: NOWHERE,
             single: None,
         }
     }
@@ -236,6 +253,7 @@ impl Cursor {
         loop {
             while let Some(listed) = self.unit.changes.get(self.at).copied() {
                 if self.passes(&listed) && self.seek(&listed)? {
+                    self.stand(listed);
                     return Ok(());
                 }
                 self.at += 1;
@@ -248,9 +266,27 @@ impl Cursor {
         }
     }
 
+    fn stand(&mut self, listed: Listed) {
+        let before = &self.now.listed;
+        if before.site != listed.site {
+            self.now.site = self.site(&listed);
+        }
+        let parked = listed.what == What::Parked;
+        if before.row != listed.row || parked || before.what == What::Parked {
+            self.now.cl = match parked {
+                true => self.unit.parked.get(listed.row as usize).map_or(0, |p| i64::from(p.change.cl)),
+                false => self.unit.rows.get(listed.row as usize).map_or(0, |r| i64::from(r.meta.cl)),
+            };
+        }
+        self.now.listed = listed;
+    }
+
     fn load_unit(&mut self) -> Result<bool> {
         self.at = 0;
         self.open_row = None;
+        self.now = NOWHERE;
+        // Values are not older than the metadata that they are shown with.
+        self.readers.values_mut().for_each(RowReader::done);
         let engine = Rc::clone(&self.engine);
         let mut core = engine.core()?;
         if let Some((row, versions, table)) = &mut self.single {
@@ -288,6 +324,23 @@ impl Cursor {
     fn site(&self, listed: &Listed) -> [u8; 16] {
         let core = self.engine.core.try_borrow();
         core.ok().and_then(|c| c.sites.id(listed.site)).map_or(self.own_site, |s| s.0)
+    }
+
+    fn table(&self, listed: &Listed) -> &str {
+        match listed.what {
+            What::Parked => {
+                let names = self.unit.parked.get(listed.row as usize).and_then(|p| p.names.as_ref());
+                names.map_or("", |n| n.0.as_str())
+            }
+            _ => self.unit.rows.get(listed.row as usize).map_or("", |r| r.table.name.as_str()),
+        }
+    }
+
+    fn key(&self, listed: &Listed) -> &[u8] {
+        match listed.what {
+            What::Parked => self.unit.parked.get(listed.row as usize).map_or(&[], |p| p.change.pk.as_slice()),
+            _ => &self.pk,
+        }
     }
 
     fn cid(&self, listed: &Listed) -> &str {
@@ -333,15 +386,17 @@ impl Cursor {
         }
         let readers = &mut self.readers;
         if readers.get(&t.id).is_none_or(|r| !Rc::ptr_eq(&r.table, t)) {
-            readers.insert(t.id, RowReader::new(self.engine.db, t)?);
+            readers.insert(t.id, RowReader::scanning(self.engine.db, t)?);
         }
         let Some(reader) = readers.get_mut(&t.id) else {
             return Ok(false);
         };
-        reader.done();
         let there = match &row.loc {
             Loc::Row(id) => reader.seek(Target::Row(*id))?,
-            Loc::Key(key) => reader.seek(Target::Key(key))?,
+            Loc::Key(key) => {
+                reader.done();
+                reader.seek(Target::Key(key))?
+            }
         };
         if there && t.kind != KeyKind::RowId {
             self.pk.clear();
@@ -421,27 +476,16 @@ impl VTabCursor for Cursor {
     }
 
     fn column(&self, ctx: &mut Context, i: i32) -> SqlResult<()> {
-        let Some(listed) = self.unit.changes.get(self.at) else {
-            return Ok(());
-        };
-        let parked =
-            (listed.what == What::Parked).then(|| self.unit.parked.get(listed.row as usize)).flatten();
-        let row = self.unit.rows.get(listed.row as usize).filter(|_| parked.is_none());
+        let Now { listed, cl, site } = &self.now;
         match i {
-            TABLE => {
-                let name = parked.and_then(|p| p.names.as_ref()).map(|n| n.0.as_str());
-                let name = name.or_else(|| row.map(|r| r.table.name.as_str()));
-                ctx.set_text(name.unwrap_or("").as_bytes());
-            }
-            PK => ctx.set_blob(parked.map_or(self.pk.as_slice(), |p| p.change.pk.as_slice())),
+            TABLE => ctx.set_text(self.table(listed).as_bytes()),
+            PK => ctx.set_blob(self.key(listed)),
             CID => ctx.set_text(self.cid(listed).as_bytes()),
             VAL => self.value(listed, ctx),
             COL_VERSION => ctx.set_int(listed.col_version),
             DB_VERSION => ctx.set_int(self.unit.db_version),
-            SITE_ID => ctx.set_blob(&self.site(listed)),
-            CL => ctx.set_int(
-                parked.map_or_else(|| row.map_or(0, |r| i64::from(r.meta.cl)), |p| i64::from(p.change.cl)),
-            ),
+            SITE_ID => ctx.set_blob(site),
+            CL => ctx.set_int(*cl),
             SEQ => ctx.set_int(listed.seq),
             _ => {}
         }

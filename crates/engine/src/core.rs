@@ -6,7 +6,9 @@ use crate::error::{Error, Result};
 use crate::hasher::{ByRow, Seeded};
 use crate::hook::Hook;
 use crate::log::{Changes, KeyRange};
+use crate::openblock::OpenBlock;
 use crate::store::{Loc, Overlay, Record, TableStore};
+use crate::writers::Writers;
 use rejoin_crdt::meta::RowMeta;
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
@@ -44,8 +46,8 @@ pub struct Config {
 
 #[derive(Default)]
 pub struct Sites {
-    ids: HashMap<u32, SiteId>,
-    ordinals: HashMap<SiteId, u32>,
+    ids: HashMap<u32, SiteId, Seeded>,
+    ordinals: HashMap<SiteId, u32, Seeded>,
 }
 
 impl Sites {
@@ -149,12 +151,16 @@ pub struct Txn {
     /// The capture table has joined: this connection holds the write lock.
     pub joined: bool,
     pub works: ByRow<Work>,
+    /// Blocks that row-wise changes are in, one of a table at most.
+    pub open: Vec<OpenBlock>,
     pub seq: i64,
     /// The db_version that the transaction will get at least (it sticks).
     pub pending: Option<i64>,
     pub clock: Option<i64>,
     pub high: i64,
     pub rows_impacted: i64,
+    /// The largest col_version that was found to be no more than the drift ahead.
+    pub checked: i64,
     /// The log as it was at the start, and after each applied changeset.
     pub base_db_version: i64,
     pub committed_lsn: i64,
@@ -217,7 +223,7 @@ pub struct Core {
     pub vector_dirty: HashSet<u32>,
     pub overlay: Overlay,
     pub txn: Txn,
-    pub stores: HashMap<u32, TableStore>,
+    pub stores: HashMap<u32, TableStore, Seeded>,
     pub q: Queries,
     /// The data version that the cached state was read at. None: it is to be read again.
     pub seen_data_version: Option<u32>,
@@ -234,7 +240,11 @@ pub struct Core {
     pub rebuilt: Vec<u32>,
     /// Whether rowids were given out anew, looked up once for each connection.
     pub moved: Option<bool>,
-    pub writers: HashMap<u32, Box<crate::merge::Writers>, Seeded>,
+    pub writers: Writers,
+    /// The table that the last row-wise change named: the next one mostly names it, too.
+    pub merged: Option<Rc<Table>>,
+    /// For keys on their way.
+    pub scratch: Vec<u8>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
     /// The table that `commit_alter` looks at.
@@ -272,7 +282,7 @@ impl Core {
             vector_dirty: HashSet::new(),
             overlay: Overlay::default(),
             txn: Txn::default(),
-            stores: HashMap::new(),
+            stores: HashMap::default(),
             q: Queries::default(),
             seen_data_version: None,
             seen_outside: None,
@@ -282,7 +292,9 @@ impl Core {
             seen_gone: HashSet::new(),
             rebuilt: Vec::new(),
             moved: None,
-            writers: HashMap::default(),
+            writers: Writers::new(db),
+            merged: None,
+            scratch: Vec::new(),
             suspended: HashSet::new(),
             ending_alter: None,
             observing: false,
@@ -571,6 +583,7 @@ impl Core {
     }
 
     pub fn load(&mut self, t: &Table, loc: &Loc) -> Result<Option<Record>> {
+        self.close_block_of(t, loc)?;
         if let Some(entry) = self.overlay.get(t.id, loc) {
             return Ok(entry.clone());
         }

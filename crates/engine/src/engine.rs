@@ -9,6 +9,7 @@ use crate::digest::digest;
 use crate::error::{Error, Result};
 use crate::hook::Hook;
 use crate::journal::{Event, Kind};
+use crate::writers::Hush;
 use rejoin_sqlite::{Db, TxnState, ValueRef, ffi};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashSet;
@@ -43,14 +44,17 @@ pub struct Engine {
     /// Why what the transaction owes could not be written: it must not be committed without.
     broken: RefCell<Option<Error>>,
     pub observers: RefCell<Vec<Observer>>,
+    pub hush: Hush,
 }
 
 impl Engine {
     pub fn register(db: Db) -> Result<Rc<Engine>> {
         let hook = Rc::new(Hook::default());
+        let core = Core::new(db, Rc::clone(&hook));
         let engine = Rc::new(Engine {
             db,
-            core: RefCell::new(Core::new(db, Rc::clone(&hook))),
+            hush: core.writers.hush(),
+            core: RefCell::new(core),
             cap: RefCell::default(),
             hook,
             joined: Cell::new(false),
@@ -141,6 +145,24 @@ impl Engine {
         self.core.try_borrow_mut().map_err(|_| Error::State {
             why: "this cannot be called from a trigger while a merge writes to the table".into(),
         })
+    }
+
+    /// Whether all that is known of the file holds: this connection has the write lock, and no savepoint was announced
+    /// since the last look, as DDL does.
+    pub fn is_settled(&self) -> Result<bool> {
+        if !self.joined.get() {
+            return Ok(false);
+        }
+        let mut core = self.core()?;
+        if !core.ready || core.stale || core.catalog_stale {
+            return Ok(false);
+        }
+        if self.suspect.get() {
+            let cookie = core.cookie()?;
+            let same = cookie == core.catalog.cookie && cookie == self.cap.borrow().catalog.cookie;
+            self.suspect.set(!same);
+        }
+        Ok(!self.suspect.get())
     }
 
     /// What the file's mode demands before the connection's first write: the hook, in an owned file.
@@ -305,6 +327,7 @@ impl Engine {
         core.refresh(true)?;
         core.note_moved()?;
         if !core.rebuilt.is_empty() {
+            core.close_blocks()?;
             let touched = cap.journal.touched();
             core.resync_but(&touched)?;
         }
@@ -348,7 +371,7 @@ impl Engine {
     }
 
     /// A disk that fails in the middle of a flush leaves it half done, and SQLite may leave the transaction open.
-    fn note_broken(&self, done: Result<()>) -> Result<()> {
+    pub fn note_broken<R>(&self, done: Result<R>) -> Result<R> {
         if let (Err(e @ Error::Sqlite(_)), true) = (&done, self.joined.get()) {
             *self.broken.borrow_mut() = Some(e.clone());
         }
@@ -460,7 +483,7 @@ impl Engine {
         let Ok(mut core) = self.core.try_borrow_mut() else {
             return Ok(());
         };
-        if !core.txn.works.is_empty() {
+        if !core.txn.works.is_empty() || !core.txn.open.is_empty() {
             self.note_broken(core.write_out())?;
         }
         core.txn.notes.savepoint(level);
@@ -506,8 +529,10 @@ impl Engine {
             self.cap.borrow_mut().journal.push(Event::new(Kind::Gap, 0, lost));
         }
         let txn = &core.txn;
-        if undone || !txn.rows.is_empty() || !txn.works.is_empty() || txn.notes.base().is_some() {
+        let merged = !txn.works.is_empty() || !txn.open.is_empty();
+        if undone || merged || !txn.rows.is_empty() || txn.notes.base().is_some() {
             core.txn.works.clear();
+            core.txn.open.clear();
             core.txn.parked.clear();
             core.txn.due.clear();
             core.txn.high = 0;

@@ -17,6 +17,7 @@ const OVERLAY_MAX: usize = 256;
 impl Core {
     /// Writes the metadata of all changed rows and the log rows that name them.
     pub fn write_out(&mut self) -> Result<()> {
+        self.close_blocks()?;
         let txn = &self.txn;
         if txn.works.is_empty() && txn.parked.is_empty() && txn.due.is_empty() && txn.listed.is_empty() {
             return Ok(());
@@ -194,6 +195,7 @@ impl Core {
     }
 
     pub fn apply_to_blocks(&mut self, tbl: u32, list: Vec<(Loc, Option<Record>)>) -> Result<Vec<KeyRange>> {
+        self.close_blocks()?;
         let Some(table) = self.catalog.get(tbl).cloned() else {
             return Ok(Vec::new());
         };
@@ -216,6 +218,7 @@ impl Core {
 
     /// Moves the overlay into the blocks: log rows up to now are folded.
     pub fn fold(&mut self) -> Result<()> {
+        self.close_blocks()?;
         for (tbl, list) in self.overlay.take() {
             self.apply_to_blocks(tbl, list.into_iter().collect())?;
         }

@@ -10,11 +10,18 @@ use std::rc::Rc;
 /// Longer texts and blobs are kept as a hash.
 const INLINE_MAX: usize = 64;
 
+/// A scan that stands at most so many rowids before the wanted one goes on instead of starting anew.
+const GAP_MAX: i64 = 8;
+
 /// Reads the columns of one row of a table by rowid or key.
 pub struct RowReader {
     stmt: Stmt,
     reprepares: i32,
     pub table: Rc<Table>,
+    /// Rows are looked for in the order of their rowids, mostly.
+    scans: bool,
+    /// The rowid that the scan stands on.
+    at: Option<i64>,
 }
 
 /// Which row.
@@ -27,19 +34,35 @@ pub enum Target<'a> {
 
 impl RowReader {
     pub fn new(db: Db, table: &Rc<Table>) -> Result<RowReader> {
-        let mut cols: Vec<String> = table.cols.iter().map(|c| quote(&c.name)).collect();
-        cols.extend(table.keys.iter().map(|k| quote(&k.name)));
-        let by = match table.kind {
-            KeyKind::Keyed => table.key_where(1),
-            _ => format!("{} = ?1", table.rowid),
-        };
-        let stmt = db.prepare(&format!("SELECT {} FROM {} WHERE {by}", cols.join(", "), table.quoted()))?;
-        Ok(RowReader { reprepares: stmt.reprepares(), stmt, table: Rc::clone(table) })
+        RowReader::prepare(db, table, false)
     }
 
-    /// Steps to the row; false: there is none. The caller reads columns and calls `done`.
+    /// For many rows, mostly in the order of their rowids.
+    pub fn scanning(db: Db, table: &Rc<Table>) -> Result<RowReader> {
+        RowReader::prepare(db, table, table.kind != KeyKind::Keyed)
+    }
+
+    fn prepare(db: Db, table: &Rc<Table>, scans: bool) -> Result<RowReader> {
+        let mut cols: Vec<String> = table.cols.iter().map(|c| quote(&c.name)).collect();
+        cols.extend(table.keys.iter().map(|k| quote(&k.name)));
+        let rowid = table.rowid;
+        let by = match table.kind {
+            KeyKind::Keyed => table.key_where(1),
+            _ if scans => {
+                cols.push(rowid.to_owned());
+                format!("{rowid} >= ?1 ORDER BY {rowid}")
+            }
+            _ => format!("{rowid} = ?1"),
+        };
+        let stmt = db.prepare(&format!("SELECT {} FROM {} WHERE {by}", cols.join(", "), table.quoted()))?;
+        Ok(RowReader { reprepares: stmt.reprepares(), stmt, table: Rc::clone(table), scans, at: None })
+    }
+
+    /// Steps to the row; false: there is none. The caller reads columns and calls `done`, or, if it scans, looks for the
+    /// next row.
     pub fn seek(&mut self, target: Target<'_>) -> Result<bool> {
         match target {
+            Target::Row(row) if self.scans => return self.scan(row),
             Target::Row(row) => self.stmt.bind_int(1, row)?,
             // Such a row has no place in a table that is looked up by rowid: it waits.
             Target::Key(_) if self.table.kind != KeyKind::Keyed => return Ok(false),
@@ -53,12 +76,34 @@ impl RowReader {
         Ok(self.stmt.step()?)
     }
 
+    fn scan(&mut self, row: i64) -> Result<bool> {
+        let near = self.at.is_some_and(|at| at <= row && row - at <= GAP_MAX);
+        if !near {
+            self.done();
+            self.stmt.bind_int(1, row)?;
+            self.advance()?;
+        }
+        while self.at.is_some_and(|at| at < row) {
+            self.advance()?;
+        }
+        Ok(self.at == Some(row))
+    }
+
+    fn advance(&mut self) -> Result<()> {
+        self.at = None;
+        if self.stmt.step()? {
+            self.at = Some(self.stmt.column_int((self.table.cols.len() + self.table.keys.len()) as i32));
+        }
+        Ok(())
+    }
+
     /// The schema changed since the reader was made.
     pub fn outdated(&self) -> bool {
         self.stmt.reprepares() != self.reprepares
     }
 
     pub fn done(&mut self) {
+        self.at = None;
         self.stmt.reset();
     }
 

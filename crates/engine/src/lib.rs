@@ -42,6 +42,7 @@ mod merge;
 mod mode;
 mod names;
 mod observe;
+mod openblock;
 mod parked;
 mod peers;
 mod place;
@@ -67,6 +68,7 @@ mod value;
 mod verify;
 mod void;
 mod vtab;
+mod writers;
 
 pub use adopt::{Adopted, CODE_DEPENDS};
 pub use apply::Applied;

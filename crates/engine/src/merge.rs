@@ -1,19 +1,19 @@
 //! Foreign changes meet local rows. The decisions are `rejoin_crdt::merge`'s; here they are carried out.
 
-use crate::catalog::{Column, KeyKind, Table};
+use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, Work};
 use crate::digest::work_at;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::format::quote;
 use crate::image::{RowReader, Target};
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::store::Loc;
 use crate::value::{self, from_sql, to_sql};
+use crate::writers::{Place, Way, Writers};
 use rejoin_crdt::ValueRef;
 use rejoin_crdt::merge::{Causal, SentinelRef, Verdict, by_value, by_version, causal, sentinel};
-use rejoin_crdt::meta::{ColSet, Sentinel, Stamp};
-use rejoin_sqlite::{Stmt, ValueRef as Sql};
+use rejoin_crdt::meta::{ColSet, RowMeta, Sentinel, Stamp};
+use rejoin_sqlite::ValueRef as Sql;
 use std::rc::Rc;
 
 /// A cell of an incoming row: stamp with local site ordinal and db_version.
@@ -37,134 +37,51 @@ pub struct Incoming<'a> {
 
 type Params<'a> = smallvec::SmallVec<[Sql<'a>; 16]>;
 
-/// The statements that write merged values into one table.
-pub struct Writers {
-    table: Rc<Table>,
-    /// INSERT, REPLACE and UPDATE, last used first.
-    writes: Vec<Write>,
-    delete: Option<Stmt>,
-    find: Option<Stmt>,
-    reader: Option<RowReader>,
-}
-
-/// How values enter the table.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    Insert,
-    Replace,
-    Update,
-}
-
-struct Write {
-    way: Way,
-    cols: ColSet,
-    stmt: Stmt,
-}
-
-/// A peer that names every set of columns does not get a statement for each.
-const WRITES_MAX: usize = 64;
-
-impl Writers {
-    /// The statement that writes these columns, in the order of the table.
-    fn write(&mut self, core: &Core, way: Way, cols: &ColSet) -> Result<&mut Stmt> {
-        let known = self.writes.iter().position(|w| w.way == way && w.cols == *cols);
-        match known {
-            Some(0) => {}
-            Some(i) => self.writes.swap(0, i),
-            None => {
-                let t = &self.table;
-                let named: Vec<&Column> = t.cols.iter().filter(|c| cols.contains(c.id)).collect();
-                let sql = match way {
-                    Way::Insert => put_sql(t, "INSERT", &named),
-                    Way::Replace => put_sql(t, "REPLACE", &named),
-                    Way::Update => set_sql(t, &named),
-                };
-                let stmt = core.prepare_quiet(t, &sql)?;
-                self.writes.truncate(WRITES_MAX - 1);
-                self.writes.insert(0, Write { way, cols: cols.clone(), stmt });
-            }
-        }
-        let first = self.writes.first_mut().map(|w| &mut w.stmt);
-        first.ok_or_else(|| Error::damaged("statement slot"))
-    }
-
-    pub fn new(table: &Rc<Table>) -> Writers {
-        Writers { table: Rc::clone(table), writes: Vec::new(), delete: None, find: None, reader: None }
-    }
-}
-
-/// `WHERE` for one row: by rowid where there is one.
-fn by_row(t: &Table, first: usize) -> String {
-    match t.kind {
-        KeyKind::Keyed => t.key_where(first),
-        _ => format!("{} = ?{first}", t.rowid),
-    }
-}
-
-fn put_sql(t: &Table, verb: &str, cols: &[&Column]) -> String {
-    let names: Vec<String> =
-        t.keys.iter().map(|k| quote(&k.name)).chain(cols.iter().map(|c| quote(&c.name))).collect();
-    let marks: Vec<String> = (1..=names.len()).map(|i| format!("?{i}")).collect();
-    format!("{verb} INTO {} ({}) VALUES ({})", t.quoted(), names.join(", "), marks.join(", "))
-}
-
-fn set_sql(t: &Table, cols: &[&Column]) -> String {
-    let set: Vec<String> =
-        cols.iter().enumerate().map(|(i, c)| format!("{} = ?{}", quote(&c.name), i + 1)).collect();
-    format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, cols.len() + 1))
-}
-
 impl Core {
-    /// Prepares without the capture triggers where the table has none of the user's: they would fire for nothing.
-    fn prepare_quiet(&self, t: &Table, sql: &str) -> Result<Stmt> {
-        if t.user_triggers || self.cfg.owned {
-            return Ok(self.db.prepare(sql)?);
-        }
-        let on = self.db.trigger_enabled()?;
-        self.db.set_triggers_enabled(false)?;
-        let prepared = self.db.prepare(sql);
-        self.db.set_triggers_enabled(on)?;
-        Ok(prepared?)
-    }
-
-    fn writers(&mut self, t: &Rc<Table>) -> Box<Writers> {
-        match self.writers.remove(&t.id) {
-            Some(w) if Rc::ptr_eq(&w.table, t) => w,
-            _ => Box::new(Writers::new(t)),
-        }
-    }
-
-    /// The work of a row that a peer names.
+    /// Where the work of a row that a peer names is; it is opened if nobody has asked for it yet.
     pub fn work_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<(u32, u64)> {
         let (at, work) = self.take_foreign(t, packed)?;
         self.txn.works.insert(at, work);
         Ok(at)
     }
 
-    /// The same, not in its place.
+    /// The work of a row that a peer names, out of its place.
     pub fn take_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<((u32, u64), Work)> {
-        let (row, identity, hash) = match t.kind {
-            KeyKind::RowId => (Some(value::packed_rowid(t, packed)?), None, 0),
-            _ => {
-                let identity = value::identity_of_foreign(t, packed)?;
-                let hash = value::hash(self.cfg.hash_key, &identity.key);
-                (None, Some(identity), hash)
-            }
-        };
-        let at = work_at(t, row.unwrap_or(0), hash);
-        if let Some(work) = self.txn.works.remove(&at) {
-            return Ok((at, work));
+        let named = self.name_foreign(t, packed)?;
+        let at = named.at;
+        match self.txn.works.swap_remove(&at) {
+            Some(work) => Ok((at, work)),
+            None => Ok((at, self.open_foreign(t, packed, named)?)),
         }
-        let row = match (t.kind, &identity) {
-            (KeyKind::Hashed, Some(i)) => self.find_row(t, &i.key)?,
-            _ => row,
+    }
+
+    /// What a packed key that a peer sent names.
+    pub fn name_foreign(&mut self, t: &Rc<Table>, packed: &[u8]) -> Result<Named> {
+        if t.kind == KeyKind::RowId {
+            let row = value::packed_rowid(t, packed)?;
+            return Ok(Named { at: work_at(t, row, 0), row: Some(row), identity: None, hash: 0 });
+        }
+        let own = value::is_own_identity(t, packed, &mut self.scratch)?;
+        let identity = if own { None } else { Some(value::identity_of_foreign(t, packed)?) };
+        let hash = value::hash(self.cfg.hash_key, identity.as_ref().map_or(packed, |i| &i.key));
+        Ok(Named { at: work_at(t, 0, hash), row: None, identity, hash })
+    }
+
+    pub fn open_foreign(&mut self, t: &Rc<Table>, packed: &[u8], named: Named) -> Result<Work> {
+        let Named { mut row, identity, hash, .. } = named;
+        let identity = match identity {
+            None if t.kind != KeyKind::RowId => Some(value::Identity { key: packed.into(), spelling: None }),
+            other => other,
         };
+        if let (KeyKind::Hashed, Some(i)) = (t.kind, &identity) {
+            row = self.find_row(t, &i.key)?;
+        }
         let mut work = self.open_work(t, row, identity, hash)?;
         if t.kind == KeyKind::Hashed && matches!(work.stored, Some(Loc::Row(_))) {
             // The spelling that stands; the incoming one is weighed with its sentinel.
             work.spelling = self.live_spelling(t, row, work.key.as_deref())?;
         }
-        Ok((at, work))
+        Ok(work)
     }
 
     /// The spelling that the table shows, where it is not the identity form.
@@ -187,18 +104,8 @@ impl Core {
     }
 
     pub fn find_row(&mut self, t: &Rc<Table>, key: &[u8]) -> Result<Option<i64>> {
-        let mut w = self.writers(t);
-        if w.find.is_none() {
-            let sql = format!("SELECT {} FROM {} WHERE {}", t.rowid, t.quoted(), t.key_where(1));
-            w.find = Some(self.db.prepare(&sql)?);
-        }
-        let mut found = Ok(None);
-        if let Some(q) = &mut w.find {
-            let values: Vec<Sql<'_>> = unpacked(key)?.map(to_sql).collect();
-            found = q.query_row(&values, |q| Ok(q.column_int(0)));
-        }
-        self.writers.insert(t.id, w);
-        Ok(found?)
+        let values: Params<'_> = unpacked(key)?.map(to_sql).collect();
+        Ok(self.writers.find(t)?.query_row(&values, |q| Ok(q.column_int(0)))?)
     }
 
     /// Whether a living row stands in the table; it does not while values are missing or refused.
@@ -222,6 +129,15 @@ impl Core {
     }
 }
 
+/// What a packed key names.
+pub struct Named {
+    pub at: (u32, u64),
+    row: Option<i64>,
+    /// None: the packed key itself.
+    identity: Option<value::Identity>,
+    hash: u64,
+}
+
 /// The spelling that a change with this packed key stands for, None: the identity form. A sentinel and whatever
 /// begins a life brings its own.
 pub fn spelling(work: &Work, packed: &[u8], cl: u32, sentinel: bool) -> Result<Option<Rc<[u8]>>> {
@@ -238,16 +154,59 @@ fn unpacked(key: &[u8]) -> Result<impl Iterator<Item = ValueRef<'_>>> {
     rejoin_crdt::key::unpack(key).map_err(|e| Error::damaged(e.to_string()))
 }
 
-/// Applies what came of one row; returns how many changes were accepted.
-pub fn merge_row(engine: &Engine, core: &mut Core, at: (u32, u64), inc: &Incoming<'_>) -> Result<i64> {
-    // The work is taken out while statements of the user's table run, and put back whatever they say.
-    let Some(work) = core.txn.works.remove(&at) else {
-        return Err(Error::damaged("work"));
-    };
-    merge_taken(engine, core, at, work, inc)
+/// What the versions alone say of a cell.
+pub enum Known {
+    Wins,
+    Loses,
+    /// There is more to it.
+    Open,
 }
 
-/// The same with the work at hand.
+/// What most changes are is a cell of a row that is shown.
+pub fn decide(meta: &RowMeta, cl: u32, cell: &Cell<'_>) -> Known {
+    if meta.cl != cl || !meta.is_alive() || meta.groups.is_empty() {
+        return Known::Open;
+    }
+    match by_version(meta.cell(cell.col).map(|c| c.0.col_version), cell.stamp.col_version) {
+        Some(Verdict::Win) => Known::Wins,
+        Some(Verdict::Lose) => Known::Loses,
+        _ => Known::Open,
+    }
+}
+
+/// Takes a cell that stands in the table now.
+pub fn takes(meta: &mut RowMeta, cell: &Cell<'_>) {
+    meta.write(ColSet::single(cell.col), cell.stamp, cell.seq);
+}
+
+/// Merges a cell into a work where nothing waits and the versions alone decide; None: there is more to it.
+pub fn merge_cell(
+    engine: &Engine,
+    core: &mut Core,
+    at: (u32, u64),
+    cl: u32,
+    cell: &Cell<'_>,
+) -> Result<Option<i64>> {
+    if core.has_parked()? {
+        return Ok(None);
+    }
+    let Some(work) = core.txn.works.get_mut(&at) else { return Ok(None) };
+    match decide(&work.meta, cl, cell) {
+        Known::Open => return Ok(None),
+        Known::Loses => return Ok(Some(0)),
+        Known::Wins => {}
+    }
+    let place = Place { catalog: &core.catalog, owned: core.cfg.owned };
+    // Nothing is taken down before the table has the value: a statement that fails leaves all as it was.
+    set_with(engine, &mut core.writers, &place, work, std::slice::from_ref(cell))?;
+    takes(&mut work.meta, cell);
+    work.touch(cell.stamp.db_version);
+    core.txn.high = core.txn.high.max(cell.stamp.col_version);
+    Ok(Some(1))
+}
+
+/// Applies what came of one row; returns how many changes were accepted. Its work is out of its place while statements of
+/// the user's table run, and put back whatever they say.
 pub fn merge_taken(
     engine: &Engine,
     core: &mut Core,
@@ -322,8 +281,10 @@ fn new_life(
     let refused = standing == Standing::Refused;
     let t = Rc::clone(&work.table);
     let known = work.meta.cl > 0;
-    let pk = Core::parked_key(&t, work.row, work.key.as_deref());
-    core.unpark_row(t.id, &pk, inc.cl)?;
+    let pk = |work: &Work| Core::parked_key(&t, work.row, work.key.as_deref());
+    if core.has_parked()? {
+        core.unpark_row(t.id, &pk(work), inc.cl)?;
+    }
     work.spelling.clone_from(&inc.spelling);
     let have: ColSet = inc.cells.iter().map(|c| c.col).collect();
     let complete = !refused && t.cols.iter().all(|c| !c.required || have.contains(c.id));
@@ -347,6 +308,7 @@ fn new_life(
     if complete {
         take_cells(core, work, inc.cells);
     } else {
+        let pk = pk(work);
         for c in inc.cells {
             park_cell(core, work, &pk, c, reason)?;
         }
@@ -445,7 +407,7 @@ pub fn park_refused(
     inc: &Incoming<'_>,
     why: Error,
 ) -> Result<i64> {
-    let Some(mut work) = core.txn.works.remove(&at) else {
+    let Some(mut work) = core.txn.works.swap_remove(&at) else {
         return Err(Error::damaged("work"));
     };
     let done = match causal(work.meta.cl, inc.cl) {
@@ -559,26 +521,19 @@ fn weigh_cell(core: &mut Core, work: &Work, c: &Cell<'_>) -> Result<Verdict> {
     let mine = local.and_then(|l| core.sites.id(l.site)).unwrap_or_default();
     let theirs = core.sites.id(c.stamp.site).unwrap_or_default();
     let merge_equal = core.cfg.merge_equal;
-    let t = Rc::clone(&work.table);
-    let mut w = core.writers(&t);
-    if w.reader.is_none() {
-        w.reader = Some(RowReader::new(core.db, &t)?);
-    }
-    let mut verdict = Ok(Verdict::Win);
-    if let Some(reader) = &mut w.reader {
-        let found = match (&work.key, work.row) {
-            (Some(key), _) if t.kind == KeyKind::Keyed => reader.seek(Target::Key(key)),
-            (_, Some(row)) => reader.seek(Target::Row(row)),
-            _ => Ok(false),
-        };
-        let n = t.cols.iter().position(|col| col.id == c.col);
-        verdict = found.map(|there| match n.filter(|_| there) {
-            Some(n) => by_value(from_sql(reader.column(n)), &mine, c.val, &theirs, merge_equal),
-            None => Verdict::Win,
-        });
-        reader.done();
-    }
-    core.writers.insert(t.id, w);
+    let t = &work.table;
+    let reader = core.writers.reader(t)?;
+    let found = match (&work.key, work.row) {
+        (Some(key), _) if t.kind == KeyKind::Keyed => reader.seek(Target::Key(key)),
+        (_, Some(row)) => reader.seek(Target::Row(row)),
+        _ => Ok(false),
+    };
+    let n = t.cols.iter().position(|col| col.id == c.col);
+    let verdict = found.map(|there| match n.filter(|_| there) {
+        Some(n) => by_value(from_sql(reader.column(n)), &mine, c.val, &theirs, merge_equal),
+        None => Verdict::Win,
+    });
+    reader.done();
     verdict
 }
 
@@ -641,16 +596,16 @@ pub fn put_row(
         _ => return Err(Error::damaged("work without a key")),
     }
     values(&t, cells, &mut params);
-    let mut w = core.writers(&t);
-    let mut done = Ok(Ok(()));
+    let place = Place { catalog: &core.catalog, owned: core.cfg.owned };
+    let mut done = Ok(());
     for way in ways {
-        done = w.write(core, *way, &set).map(|q| engine.merging(t.id, || q.run(&params)));
-        if !matches!(&done, Ok(Err(e)) if is_taken(e.code)) {
+        let q = core.writers.write(&t, &place, *way, &set)?;
+        done = engine.merging(t.id, || q.run(&params));
+        if !matches!(&done, Err(e) if is_taken(e.code)) {
             break;
         }
     }
-    core.writers.insert(t.id, w);
-    done?.map_err(|e| constraint(&t, e))?;
+    done.map_err(|e| constraint(&t, e))?;
     if t.kind == KeyKind::Hashed {
         work.row = Some(core.db.last_insert_rowid());
     }
@@ -681,37 +636,52 @@ pub fn set_cells(engine: &Engine, core: &mut Core, work: &Work, cells: &[Cell<'_
     if cells.is_empty() {
         return Ok(());
     }
-    let t = Rc::clone(&work.table);
+    let place = Place { catalog: &core.catalog, owned: core.cfg.owned };
+    set_with(engine, &mut core.writers, &place, work, cells)
+}
+
+fn set_with(
+    engine: &Engine,
+    writers: &mut Writers,
+    place: &Place<'_>,
+    work: &Work,
+    cells: &[Cell<'_>],
+) -> Result<()> {
+    let t = &work.table;
+    if let ([cell], Some(row), KeyKind::RowId | KeyKind::Hashed) = (cells, work.row, t.kind) {
+        return set_by_row(engine, writers, place, t, row, cell);
+    }
     let set: ColSet = cells.iter().map(|c| c.col).collect();
     let mut params = Params::new();
-    values(&t, cells, &mut params);
+    values(t, cells, &mut params);
     row_param(work, &mut params)?;
-    let mut w = core.writers(&t);
-    let done = match w.write(core, Way::Update, &set) {
-        Ok(q) => Ok(engine.merging(t.id, || q.run(&params))),
-        Err(e) => Err(e),
-    };
-    core.writers.insert(t.id, w);
-    done?.map_err(|e| constraint(&t, e))
+    let q = writers.write(t, place, Way::Update, &set)?;
+    engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
+}
+
+/// Puts one value into a row of a rowid table.
+pub fn set_by_row(
+    engine: &Engine,
+    writers: &mut Writers,
+    place: &Place<'_>,
+    t: &Rc<Table>,
+    row: i64,
+    cell: &Cell<'_>,
+) -> Result<()> {
+    let q = writers.write(t, place, Way::Update, &ColSet::single(cell.col))?;
+    let params = [to_sql(cell.val), Sql::Integer(row)];
+    engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
 }
 
 pub fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<()> {
     let t = Rc::clone(&work.table);
-    let mut w = core.writers(&t);
-    if w.delete.is_none() {
-        let sql = format!("DELETE FROM {} WHERE {}", t.quoted(), by_row(&t, 1));
-        w.delete = Some(core.prepare_quiet(&t, &sql)?);
-    }
-    let done = {
+    {
         let mut params = Params::new();
         row_param(work, &mut params)?;
-        match &mut w.delete {
-            Some(q) => engine.merging(t.id, || q.run(&params)),
-            None => Ok(()),
-        }
-    };
-    core.writers.insert(t.id, w);
-    done.map_err(|e| constraint(&t, e))?;
+        let place = Place { catalog: &core.catalog, owned: core.cfg.owned };
+        let q = core.writers.write(&t, &place, Way::Delete, &ColSet::EMPTY)?;
+        engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(&t, e))?;
+    }
     if t.kind == KeyKind::Hashed {
         work.row = None;
     }
@@ -719,14 +689,12 @@ pub fn delete_row(engine: &Engine, core: &mut Core, work: &mut Work) -> Result<(
 }
 
 /// Shows the key in the winning spelling.
-pub fn respell_row(engine: &Engine, core: &mut Core, work: &Work, packed: &[u8]) -> Result<()> {
+pub fn respell_row(engine: &Engine, core: &mut Core, work: &mut Work, packed: &[u8]) -> Result<()> {
     let t = &work.table;
-    let set: Vec<String> =
-        t.keys.iter().enumerate().map(|(i, k)| format!("{} = ?{}", quote(&k.name), i + 1)).collect();
-    let sql = format!("UPDATE {} SET {} WHERE {}", t.quoted(), set.join(", "), by_row(t, t.keys.len() + 1));
-    let mut q = core.prepare_quiet(t, &sql)?;
     let mut params: Params<'_> = unpacked(packed)?.map(to_sql).collect();
     row_param(work, &mut params)?;
+    let place = Place { catalog: &core.catalog, owned: core.cfg.owned };
+    let q = core.writers.write(t, &place, Way::Respell, &ColSet::EMPTY)?;
     engine.merging(t.id, || q.run(&params)).map_err(|e| constraint(t, e))
 }
 

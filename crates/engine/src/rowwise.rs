@@ -1,22 +1,28 @@
 //! `INSERT INTO crsql_changes`: one change at a time, as cr-sqlite's peers send them.
 
+use crate::catalog::Table;
 use crate::changes::COLUMNS;
-use crate::core::Core;
+use crate::core::{Core, Work};
 use crate::engine::Engine;
 use crate::error::{Error, Result};
-use crate::merge::{Cell, Incoming, is_sentinel, merge_row};
+use crate::merge::{Cell, Incoming, is_sentinel, merge_cell, merge_taken};
 use crate::names::{Met, State, TABLES};
+use crate::openblock;
 use crate::parked::{Parked, Reason, SENTINEL};
 use crate::value::from_sql;
 use rejoin_crdt::limits::{check_cl, check_col_version, check_db_version, check_version};
 use rejoin_crdt::meta::{Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_sqlite::{Args, ValueRef};
+use std::rc::Rc;
 
 /// Names longer than this are refused.
 const NAME_BYTES_MAX: usize = 1024;
 
 struct Row<'a> {
+    /// The table and the column, where they are those that the catalog has under just these names.
+    known: Option<&'a Rc<Table>>,
+    column: Option<u32>,
     table: &'a str,
     pk: &'a [u8],
     cid: &'a str,
@@ -37,6 +43,12 @@ struct Place {
 
 impl Place {
     fn of(core: &mut Core, row: &Row<'_>) -> Result<Place> {
+        if let Some(t) = row.known {
+            let here = |id| Met { id, state: State::Here };
+            if is_sentinel(row.cid.as_bytes()) || row.column.is_some() {
+                return Ok(Place { table: here(t.id), column: row.column.map(here) });
+            }
+        }
         let table = core.by_text_or_waits(TABLES, row.table)?;
         if is_sentinel(row.cid.as_bytes()) {
             return Ok(Place { table, column: None });
@@ -77,7 +89,8 @@ fn int(what: &str, v: ValueRef<'_>) -> Result<i64> {
     }
 }
 
-fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
+/// Reads a change. `last` is a table of the catalog that it may name.
+fn parse<'a>(core: &mut Core, args: Args<'a>, last: Option<&'a Rc<Table>>) -> Result<Row<'a>> {
     let v = |i: usize| args.get(i).value();
     let pk = match v(1) {
         ValueRef::Blob(b) | ValueRef::Text(b) => b,
@@ -93,15 +106,30 @@ fn parse<'a>(core: &Core, args: Args<'a>) -> Result<Row<'a>> {
             return Err(bad("site_id must be a blob of 16 bytes, or NULL for this replica"));
         }
     };
-    let now = core.now();
-    let cid = name("cid", v(2))?;
+    let known = last.filter(|t| matches!(v(0), ValueRef::Text(name) if name == t.name.as_bytes()));
+    let column = known.and_then(|t| match v(2) {
+        ValueRef::Text(name) => t.cols.iter().find(|c| c.name.as_bytes() == name),
+        _ => None,
+    });
+    let cid = match column {
+        Some(c) => &c.name,
+        None => name("cid", v(2))?,
+    };
     let col_version = int("col_version", v(4))?;
     let cl = check_cl(int("cl", v(7))?)?;
-    let col_version = check_col_version(col_version, now, core.cfg.drift_ms)?;
+    if !(0..=core.txn.checked).contains(&col_version) {
+        let now = core.now();
+        core.txn.checked = check_col_version(col_version, now, core.cfg.drift_ms)?;
+    }
     // A cell with an even causal length tells of a delete, as a sentinel does.
     let bare = is_sentinel(cid.as_bytes()) || cl & 1 == 0;
     Ok(Row {
-        table: name("table", v(0))?,
+        known,
+        column: column.map(|c| c.id),
+        table: match known {
+            Some(t) => &t.name,
+            None => name("table", v(0))?,
+        },
         pk,
         cid: if bare { SENTINEL } else { cid },
         val: if bare { ValueRef::Null } else { v(3) },
@@ -117,12 +145,15 @@ pub fn insert(engine: &Engine, args: Args<'_>) -> Result<()> {
     if args.len() < COLUMNS {
         return Err(bad("a change has nine columns"));
     }
-    engine.make_ready()?;
-    engine.join()?;
+    if !engine.is_settled()? {
+        engine.make_ready()?;
+        engine.join()?;
+    }
     let rowid = engine.db.last_insert_rowid();
     let mut core = engine.core()?;
     engine.digest(&mut core)?;
-    let row = parse(&core, args)?;
+    let last = core.merged.clone().filter(|t| core.catalog.holds(t));
+    let row = parse(&mut core, args, last.as_ref())?;
     let done = merge(engine, &mut core, &row);
     engine.db.set_last_insert_rowid(rowid);
     core.txn.rows_impacted += done?;
@@ -137,7 +168,7 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
     let before = core.txn.pending;
     let db_version = core.next_db_version().max(row.db_version);
     let place = Place::of(core, row)?;
-    let accepted = merge_at(engine, core, row, &place, site, db_version)?;
+    let accepted = merge_at(engine, core, row, &place, (site, db_version, true))?;
     core.txn.pending = if accepted > 0 { Some(db_version) } else { before };
     if accepted > 0 {
         core.note_row_wise()?;
@@ -145,41 +176,81 @@ fn merge(engine: &Engine, core: &mut Core, row: &Row<'_>) -> Result<i64> {
     Ok(accepted)
 }
 
-/// A change that gets this db_version here.
+/// A change that gets this db_version here, a new one or an old one.
 fn merge_at(
     engine: &Engine,
     core: &mut Core,
     row: &Row<'_>,
     place: &Place,
-    site: u32,
-    db_version: i64,
+    (site, db_version, new): (u32, i64, bool),
 ) -> Result<i64> {
-    let Some(t) = core.catalog.get(place.table.id).cloned() else {
-        return park(core, row, place, site, db_version);
+    let t = match row.known {
+        Some(t) => Rc::clone(t),
+        None => match core.catalog.get(place.table.id).cloned() {
+            Some(t) => Rc::clone(core.merged.insert(t)),
+            None => return park(core, row, place, site, db_version),
+        },
     };
-    let stamp = Stamp { col_version: row.col_version, db_version, site };
-    let mark = Sentinel { db_version, site, seq: row.seq };
-    let mut cells = [Cell { col: 0, stamp, seq: row.seq, val: from_sql(row.val) }];
     let bare = place.column.is_none() || row.cl & 1 == 0;
-    let at = core.work_foreign(&t, row.pk)?;
+    let stamp = Stamp { col_version: row.col_version, db_version, site };
+    let mut cell = Cell { col: 0, stamp, seq: row.seq, val: from_sql(row.val) };
     if let Some(column) = place.column.filter(|_| !bare) {
-        if t.column_by_id(column.id).is_none() {
-            return park_cell(engine, core, at, row, place, site, db_version);
+        if row.column.is_none() && t.column_by_id(column.id).is_none() {
+            let (at, work) = core.take_foreign(&t, row.pk)?;
+            return park_cell(engine, core, (at, work), row, place, (site, db_version));
         }
-        cells[0].col = column.id;
+        cell.col = column.id;
     }
-    let spelling = match core.txn.works.get(&at) {
-        Some(work) => crate::merge::spelling(work, row.pk, row.cl, bare)?,
-        None => None,
+    let named = core.name_foreign(&t, row.pk)?;
+    let at = named.at;
+    let mark = Sentinel { db_version, site, seq: row.seq };
+    let (sentinel, cells) = if bare { (Some(mark), &[][..]) } else { (None, std::slice::from_ref(&cell)) };
+    if new {
+        let incoming = Incoming { cl: row.cl, sentinel, mark, cells, spelling: None };
+        if let Some(accepted) = openblock::merge(engine, core, &t, at, &incoming)? {
+            return Ok(accepted);
+        }
+    }
+    let mut opened = match core.txn.works.contains_key(&at) {
+        true => None,
+        false => Some(core.open_foreign(&t, row.pk, named)?),
     };
-    let incoming = Incoming {
-        cl: row.cl,
-        sentinel: bare.then_some(mark),
-        mark,
-        cells: if bare { &[] } else { &cells },
-        spelling,
+    if !bare {
+        if let Some(work) = opened.take_if(|work| work.meta.cl == row.cl) {
+            core.txn.works.insert(at, work);
+        }
+        if opened.is_none()
+            && let Some(accepted) = merge_cell(engine, core, at, row.cl, &cell)?
+        {
+            return Ok(accepted);
+        }
+    }
+    let work = match opened {
+        Some(work) => work,
+        None => core.txn.works.swap_remove(&at).ok_or_else(|| Error::damaged("work"))?,
     };
-    merge_row(engine, core, at, &incoming)
+    merge_with(engine, core, (at, work), row, sentinel, (mark, cells))
+}
+
+/// Merges a change into the work of its row.
+fn merge_with(
+    engine: &Engine,
+    core: &mut Core,
+    (at, work): ((u32, u64), Work),
+    row: &Row<'_>,
+    sentinel: Option<Sentinel>,
+    (mark, cells): (Sentinel, &[Cell<'_>]),
+) -> Result<i64> {
+    match crate::merge::spelling(&work, row.pk, row.cl, sentinel.is_some()) {
+        Ok(spelling) => {
+            let incoming = Incoming { cl: row.cl, sentinel, mark, cells, spelling };
+            merge_taken(engine, core, at, work, &incoming)
+        }
+        Err(e) => {
+            core.txn.works.insert(at, work);
+            Err(e)
+        }
+    }
 }
 
 fn parked(row: &Row<'_>, place: &Place, site: u32, db_version: i64) -> Parked {
@@ -207,25 +278,21 @@ fn park(core: &mut Core, row: &Row<'_>, place: &Place, site: u32, db_version: i6
 fn park_cell(
     engine: &Engine,
     core: &mut Core,
-    at: (u32, u64),
+    (at, work): ((u32, u64), Work),
     row: &Row<'_>,
     place: &Place,
-    site: u32,
-    db_version: i64,
+    (site, db_version): (u32, i64),
 ) -> Result<i64> {
-    let Some(work) = core.txn.works.get(&at) else {
-        return Err(Error::damaged("work"));
-    };
     let cl = work.meta.cl;
     let pk = Core::parked_key(&work.table, work.row, work.key.as_deref());
-    if row.cl < cl {
-        return Ok(0);
-    }
-    let spelling = crate::merge::spelling(work, row.pk, row.cl, false)?;
     if row.cl > cl {
         let mark = Sentinel { db_version, site, seq: row.seq };
-        let incoming = Incoming { cl: row.cl, sentinel: None, mark, cells: &[], spelling };
-        merge_row(engine, core, at, &incoming)?;
+        merge_with(engine, core, (at, work), row, None, (mark, &[]))?;
+    } else {
+        core.txn.works.insert(at, work);
+        if row.cl < cl {
+            return Ok(0);
+        }
     }
     let waits = Parked { pk, ..parked(row, place, site, db_version) };
     Ok(i64::from(core.park(&waits, place.reason())?))
@@ -248,6 +315,8 @@ pub fn apply_parked(engine: &Engine, core: &mut Core) -> Result<()> {
 
 fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
     let row = Row {
+        known: None,
+        column: None,
         table: "",
         pk: &p.pk,
         cid: "",
@@ -266,7 +335,7 @@ fn unpark_one(engine: &Engine, core: &mut Core, p: &Parked) -> Result<()> {
     let place = Place { table: Met { id: p.table, state: State::Here }, column };
     let parked = core.txn.parked.clone();
     // It keeps the version under which it came: whoever has that has the change.
-    match merge_at(engine, core, &row, &place, p.site, p.db_version) {
+    match merge_at(engine, core, &row, &place, (p.site, p.db_version, false)) {
         Ok(_) => Ok(()),
         // The table does not take the value: it goes on waiting.
         Err(Error::Constraint { .. } | Error::BadChange { .. }) => {

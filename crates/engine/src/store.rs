@@ -385,6 +385,9 @@ pub struct Overlay {
 
 impl Overlay {
     pub fn get(&self, tbl: u32, loc: &Loc) -> Option<&Option<Record>> {
+        if self.len == 0 {
+            return None;
+        }
         self.tables.get(&tbl)?.get(loc)
     }
 

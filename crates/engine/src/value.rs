@@ -144,6 +144,9 @@ pub fn bad_key(t: &Table, why: &str) -> Error {
 
 /// The rowid that a packed key of one integer names.
 pub fn packed_rowid(t: &Table, packed: &[u8]) -> Result<i64> {
+    if let Some(row) = key::unpack_int(packed) {
+        return Ok(row);
+    }
     let mut values = key::unpack(packed).map_err(|e| bad_key(t, &e.to_string()))?;
     let (first, more) = (values.next(), values.next());
     let Some(first) = first.filter(|_| more.is_none()) else {

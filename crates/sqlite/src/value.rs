@@ -174,17 +174,21 @@ pub(crate) unsafe fn value_ref<'a>(raw: *mut ffi::sqlite3_value) -> ValueRef<'a>
 }
 
 /// The bytes of a value. Each kind is read through one SQLite function only, always the same: a second one could
-/// convert the value in place (UTF-16, a missing terminator) and free the bytes that the first one lent.
+/// convert the value in place (UTF-16, a number) and free the bytes that the first one lent. UTF-8 text is read as the
+/// blob that it is, for `sqlite3_value_text` copies whatever lacks a terminator.
 ///
 /// # Safety
 /// `raw` is a living value of type `kind` that during `'a` is read only through this module.
 #[inline]
 pub(crate) unsafe fn value_bytes<'a>(raw: *mut ffi::sqlite3_value, kind: i32) -> &'a [u8] {
     // SAFETY: the caller vouches for `raw`. The length is asked after the bytes, as SQLite demands, and null
-    // (NULL, an empty blob, out of memory) is never made a slice.
+    // (NULL, an empty blob or text, out of memory) is never made a slice. Text converted to UTF-8 stays that.
     unsafe {
         let start = match kind {
             ffi::SQLITE_BLOB => ffi::sqlite3_value_blob(raw).cast::<u8>(),
+            ffi::SQLITE_TEXT if ffi::sqlite3_value_encoding(raw) == ffi::SQLITE_UTF8 => {
+                ffi::sqlite3_value_blob(raw).cast::<u8>()
+            }
             ffi::SQLITE_NULL => return &[],
             _ => ffi::sqlite3_value_text(raw).cast::<u8>(),
         };

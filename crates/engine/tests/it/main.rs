@@ -13,6 +13,7 @@ mod properties;
 mod relation;
 mod replica;
 mod restamp;
+mod rowwise;
 mod snapshot;
 mod sql;
 mod surface;
