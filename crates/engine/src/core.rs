@@ -247,6 +247,8 @@ pub struct Core {
     pub scratch: Vec<u8>,
     /// Tables between begin_alter and commit_alter.
     pub suspended: HashSet<u32>,
+    /// The names that what is made now gets.
+    pub given: crate::names::Given,
     /// The table that `commit_alter` looks at.
     pub ending_alter: Option<u32>,
     /// Somebody wants to hear of commits.
@@ -296,6 +298,7 @@ impl Core {
             merged: None,
             scratch: Vec::new(),
             suspended: HashSet::new(),
+            given: crate::names::Given::default(),
             ending_alter: None,
             observing: false,
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::parked::{Parked, Reason};
 use rejoin_sqlite::{Stmt, ValueRef as Sql};
 use rejoin_wire::{Name, Naming};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
 /// Under which the names of tables stand.
@@ -69,6 +69,48 @@ impl Called {
         let (text, life) = &self.current;
         let others = self.others.iter().map(|(text, life)| Name { text, life: *life });
         Naming { current: Name { text, life: *life }, others: others.collect() }
+    }
+}
+
+/// Lives of names, to see what two sides share.
+#[derive(Clone, Debug, Default)]
+pub struct Lives(Vec<(String, u32)>);
+
+impl Lives {
+    pub fn of<'n>(names: impl IntoIterator<Item = Name<'n>>) -> Lives {
+        Lives(names.into_iter().map(|n| (n.text.to_ascii_lowercase(), n.life)).collect())
+    }
+
+    pub fn meets(&self, other: &Lives) -> bool {
+        self.0.iter().any(|n| other.0.contains(n))
+    }
+
+    pub fn has(&self, name: &str) -> bool {
+        self.0.iter().any(|n| n.0.eq_ignore_ascii_case(name))
+    }
+
+    pub fn names(&self) -> impl Iterator<Item = Name<'_>> {
+        self.0.iter().map(|(text, life)| Name { text, life: *life })
+    }
+}
+
+/// The names that tables and columns get which are made after another's schema.
+#[derive(Clone, Debug, Default)]
+pub struct Given(HashMap<(String, Option<String>), (Lives, Lives)>);
+
+impl Given {
+    pub fn table(&mut self, name: &str, lives: &Lives, dropped: &Lives) {
+        self.0.insert((name.to_ascii_lowercase(), None), (lives.clone(), dropped.clone()));
+    }
+
+    pub fn column(&mut self, table: &str, name: &str, lives: &Lives) {
+        let at = (table.to_ascii_lowercase(), Some(name.to_ascii_lowercase()));
+        self.0.insert(at, (lives.clone(), Lives::default()));
+    }
+
+    fn find(&self, table: &str, column: Option<&str>) -> Option<(Lives, Lives)> {
+        let at = (table.to_ascii_lowercase(), column.map(str::to_ascii_lowercase));
+        self.0.get(&at).cloned()
     }
 }
 
@@ -264,6 +306,60 @@ impl Core {
             (_, Some(waits)) => self.join(tbl, waits, to),
             (life, None) => self.put_name(tbl, Name { text: name, life }, to),
         }
+    }
+
+    /// Names a new table: as the schema says that it was made after, or by its name alone.
+    pub fn name_table(&mut self, id: u32, table: &str) -> Result<()> {
+        let Some((lives, dropped)) = self.given.find(table, None) else {
+            return self.give_name(TABLES, id, table);
+        };
+        self.take_names(TABLES, id, &lives)?;
+        for name in dropped.names() {
+            if self.life(id, name)?.is_none() {
+                let ended = Met { id: self.next_waiting(id)?, state: State::Ended };
+                self.put_name(id, name, ended)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Names a new column.
+    pub fn name_column(&mut self, tbl: u32, id: u32, table: &str, column: &str) -> Result<()> {
+        match self.given.find(table, Some(column)) {
+            Some((lives, _)) => self.take_names(tbl, id, &lives),
+            None => self.give_name(tbl, id, column),
+        }
+    }
+
+    fn take_names(&mut self, tbl: u32, id: u32, lives: &Lives) -> Result<()> {
+        let to = Met { id, state: State::Here };
+        for name in lives.names() {
+            match self.life(tbl, name)? {
+                None => self.put_name(tbl, name, to)?,
+                Some(met) if met.id == id => {}
+                Some(Met { id: from, state: State::Waits }) => self.join(tbl, from, to)?,
+                Some(other) => {
+                    let naming = Naming { current: name, others: Vec::new() };
+                    return Err(self.incompatible(tbl, to, other, &naming));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Names of tables or columns that were dropped here.
+    pub fn dropped(&self, tbl: u32) -> Result<Lives> {
+        let mut all = Lives::default();
+        if !self.ready {
+            return Ok(all);
+        }
+        let sql = "SELECT name, life FROM main.crsql_names WHERE tbl = ?1 AND ended = 1 ORDER BY name, life";
+        let mut q = self.db.prepare_transient(sql)?;
+        q.bind_int(1, i64::from(tbl))?;
+        while q.step()? {
+            all.0.push((text(q.column_text(0)).to_ascii_lowercase(), small(q.column_int(1))?));
+        }
+        Ok(all)
     }
 
     /// What waits under the name that a new table or column gets.

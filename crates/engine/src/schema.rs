@@ -401,7 +401,7 @@ impl Core {
             self.give_name(tbl, c.id, &c.name)?;
         }
         for c in matched.columns.iter().filter(|c| matched.added.contains(&c.id)) {
-            self.give_name(tbl, c.id, &c.name)?;
+            self.name_column(tbl, c.id, &live.name, &c.name)?;
         }
         Ok(())
     }
@@ -568,7 +568,7 @@ impl Core {
             return self.readopt_columns(&saved, live);
         }
         self.follow_columns(&saved, live, false)?;
-        self.give_name(TABLES, id, &live.name)
+        self.name_table(id, &live.name)
     }
 
     /// Every row of a table that is replicated again is stamped anew: its columns are numbered by their places again.

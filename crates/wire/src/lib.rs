@@ -19,6 +19,7 @@ mod reader;
 mod record;
 mod relation;
 mod runs;
+mod schema_names;
 mod varint;
 mod writer;
 
@@ -27,4 +28,5 @@ pub use naming::{Name, Naming};
 pub use reader::{Reader, Row, TableInfo, TableReader};
 pub use record::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};
 pub use relation::Relation;
+pub use schema_names::{SchemaNames, TableNames};
 pub use writer::Writer;

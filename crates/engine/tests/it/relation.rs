@@ -123,3 +123,124 @@ fn a_schema_from_a_peer_does_nothing_but_make_tables() {
     }
     assert_eq!(ours.schema().unwrap(), format!("{BOOKS};\n"));
 }
+
+const SHOP: &str = "CREATE TABLE shop (id INTEGER PRIMARY KEY, a, b)";
+
+/// A replica that went through these steps, each seen by Rejoin.
+fn migrated(steps: &[&str]) -> Replica {
+    let r = replica(&[SHOP, "CREATE TABLE seen (id INTEGER PRIMARY KEY)"]);
+    for step in steps {
+        r.connection().execute_batch(&format!("{step}; SELECT crsql_as_crr('seen')")).unwrap();
+    }
+    r
+}
+
+#[track_caller]
+fn stands(ours: &Replica, theirs: &Replica, expected: Relation) {
+    assert_eq!(ours.compare_schema(&theirs.schema().unwrap()).unwrap(), expected);
+    let mirrored = theirs.compare_schema(&ours.schema().unwrap()).unwrap();
+    match (&expected, mirrored) {
+        (Relation::Same, Relation::Same) => {}
+        (Relation::Ahead(_), Relation::Behind(_)) | (Relation::Behind(_), Relation::Ahead(_)) => {}
+        (Relation::Diverged(_), Relation::Diverged(_)) => {}
+        (Relation::Incompatible(_), Relation::Incompatible(_)) => {}
+        (_, other) => panic!("{expected:?}, but {other:?}"),
+    }
+}
+
+#[test]
+fn names_that_were_given_again_tell_schemas_apart() {
+    let old = migrated(&[]);
+    assert!(!old.schema().unwrap().contains("names"));
+    let again = migrated(&["ALTER TABLE shop DROP b", "ALTER TABLE shop ADD b"]);
+    let told = "the other side lacks column \"b\" of \"shop\", the drop of column \"b\" of \"shop\"";
+    stands(&again, &old, Relation::Ahead(told.into()));
+    stands(&again, &migrated(&["ALTER TABLE shop DROP b", "ALTER TABLE shop ADD b"]), Relation::Same);
+    let renamed = ["ALTER TABLE shop RENAME b TO old_b", "ALTER TABLE shop ADD b"];
+    let told = "the other side lacks column \"b\" of \"shop\", the name \"old_b\" of column \"b\"";
+    stands(&migrated(&renamed), &old, Relation::Ahead(told.into()));
+    stands(&migrated(&renamed), &migrated(&renamed), Relation::Same);
+    let table =
+        migrated(&["ALTER TABLE shop RENAME TO store", &format!("{SHOP}; SELECT crsql_as_crr('shop')")]);
+    let told = "the other side lacks table \"shop\", the name \"store\" of table \"shop\"";
+    stands(&table, &old, Relation::Ahead(told.into()));
+    let gone = migrated(&["DROP TABLE shop"]);
+    stands(&old, &gone, Relation::Behind("this side lacks the drop of table \"shop\"".into()));
+    // Each renamed it in its own way.
+    let other = migrated(&["ALTER TABLE shop RENAME b TO c"]);
+    let both =
+        "the other side lacks the name \"d\" of column \"c\", this side the name \"c\" of column \"d\"";
+    stands(&migrated(&["ALTER TABLE shop RENAME b TO d"]), &other, Relation::Diverged(both.into()));
+    // A fresh file of the final schema.
+    let fresh = replica(&["CREATE TABLE shop (id INTEGER PRIMARY KEY, a, old_b, b)"]);
+    let why = "table \"shop\": column \"old_b\" is two at the other side, \"old_b\" and \"b\"";
+    stands(&migrated(&renamed), &fresh, Relation::Incompatible(why.into()));
+    let fresh = replica(&[SHOP, "CREATE TABLE seen (id INTEGER PRIMARY KEY)"]);
+    assert!(matches!(again.compare_schema(&fresh.schema().unwrap()).unwrap(), Relation::Ahead(_)));
+}
+
+#[test]
+fn what_is_adopted_has_the_names_that_it_has_there() {
+    let theirs = migrated(&[
+        "ALTER TABLE shop RENAME b TO old_b",
+        "ALTER TABLE shop ADD b",
+        "ALTER TABLE shop DROP a",
+        "ALTER TABLE shop ADD a",
+        "ALTER TABLE seen ADD x",
+        "ALTER TABLE seen DROP x",
+        "ALTER TABLE seen ADD x",
+        "ALTER TABLE shop RENAME TO store",
+    ]);
+    theirs.connection().execute("INSERT INTO store VALUES (1, 'old b', 'b', 'a')", []).unwrap();
+    let room = replica(&[]);
+    let text = theirs.schema().unwrap();
+    assert!(room.adopt_schema(&text).unwrap() && !room.adopt_schema(&text).unwrap());
+    stands(&room, &theirs, Relation::Same);
+    assert_eq!(room.schema().unwrap().lines().last(), text.lines().last());
+    room.apply_changeset(&theirs.changeset_since(0).unwrap()).unwrap();
+    let row = "SELECT old_b || b || a FROM store";
+    let row: String = room.connection().query_row(row, [], |r| r.get(0)).unwrap();
+    assert_eq!(row, "old bba");
+    // A late client's write to what was dropped waits in the room, too.
+    let late = migrated(&[]);
+    late.connection().execute("INSERT INTO shop VALUES (2, 'dropped', 'renamed')", []).unwrap();
+    room.apply_changeset(&late.changeset_since(0).unwrap()).unwrap();
+    let row = "SELECT old_b, b, a FROM store WHERE id = 2";
+    let row: (String, Option<String>, Option<String>) =
+        room.connection().query_row(row, [], |r| Ok((r.get(0)?, r.get(1)?, r.get(2)?))).unwrap();
+    assert_eq!(row, ("renamed".into(), None, None));
+    // What is called otherwise here is not added a second time; what was dropped here does not come back.
+    let behind = migrated(&["ALTER TABLE seen ADD x", "ALTER TABLE seen DROP x"]);
+    behind.adopt_schema(&text).unwrap();
+    assert!(behind.schema().unwrap().starts_with(
+        "CREATE TABLE seen (id INTEGER PRIMARY KEY, x);\nCREATE TABLE shop (id INTEGER PRIMARY KEY, a, b);\n"
+    ));
+    assert!(matches!(behind.compare_schema(&text).unwrap(), Relation::Behind(_)));
+    assert!(behind.verify().unwrap().problems.is_empty());
+}
+
+#[test]
+fn names_of_a_hostile_peer_are_refused() {
+    let ours = replica(&[SHOP]);
+    let theirs = migrated(&["ALTER TABLE shop RENAME b TO c"]).schema().unwrap();
+    let (text, line) = theirs.trim_end().rsplit_once('\n').unwrap();
+    let hex = line.strip_prefix("-- names: ").unwrap();
+    for (line, what) in [
+        (format!("-- names: {hex}0"), "not hex"),
+        ("-- names: 0g".into(), "not hex"),
+        ("-- names: \u{e9}\u{e9}".into(), "not hex"),
+        (format!("-- names: {hex}00"), "left over"),
+        ("-- names: 00".into(), "before its content"),
+        ("-- names: 0000".into(), "other tables"),
+        (format!("-- names: {}", &hex[..hex.len() - 4]), "names of the other schema"),
+        (format!("-- names: {}", hex.replace("7368", "7369")), "other tables"),
+        (format!("-- names: {}", hex.replace("0161", "0162")), "two columns of one name"),
+        (format!("-- names: {}", hex.replace("0161", "0164")), "other tables or columns"),
+    ] {
+        let error = ours.compare_schema(&format!("{text}\n{line}\n")).unwrap_err().to_string();
+        assert!(error.contains(what), "{line}: {error}");
+    }
+    // Only the last line is one.
+    let comment = format!("-- names: 00\n{SHOP};\n");
+    assert_eq!(ours.compare_schema(&comment).unwrap(), Relation::Same);
+}

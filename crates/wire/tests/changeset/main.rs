@@ -7,5 +7,6 @@ mod horizon;
 mod hostile;
 mod misuse;
 mod model;
+mod names;
 mod round_trip;
 mod size;
