@@ -274,7 +274,8 @@ impl Step<'_> {
             if let Some(work) = self.core.txn.works.get_mut(&at) {
                 work.meta.cl += 1;
             }
-            return self.core.born(at, false);
+            self.core.born(at, false)?;
+            return self.core.forget_parked(at);
         }
         if replaced && !stood {
             // It waited for values: no row was replaced, and no number is skipped.
@@ -469,7 +470,15 @@ impl Core {
 
     /// A row was deleted.
     pub fn died(&mut self, at: (u32, u64)) -> Result<()> {
-        if !self.emitting(at, |emit, work| emit.died(&mut work.meta)) || !self.has_parked()? {
+        if !self.emitting(at, |emit, work| emit.died(&mut work.meta)) {
+            return Ok(());
+        }
+        self.forget_parked(at)
+    }
+
+    /// What waits for an older life of a row goes with it.
+    fn forget_parked(&mut self, at: (u32, u64)) -> Result<()> {
+        if !self.has_parked()? {
             return Ok(());
         }
         let Some(work) = self.txn.works.get(&at) else { return Ok(()) };
