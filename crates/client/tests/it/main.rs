@@ -3,4 +3,5 @@
 mod clones;
 mod live;
 mod states;
+mod trust;
 mod util;
