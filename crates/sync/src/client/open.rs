@@ -45,8 +45,7 @@ pub(super) struct Open {
     outgoing: Outgoing,
     incoming: Incoming,
     applying: Option<u64>,
-    applying_more: bool,
-    /// The server has said that nothing more is to come.
+    /// All that the server has said that it holds is here.
     caught_up: bool,
     /// There may be something to send.
     dirty: bool,
@@ -87,7 +86,6 @@ impl Open {
             outgoing: Outgoing::new(welcome.credit),
             incoming: Incoming::new(cut_bytes_max, remains),
             applying: None,
-            applying_more: false,
             caught_up: false,
             dirty: true,
             resume: welcome.resume,
@@ -183,7 +181,6 @@ impl Open {
         }
         match frame {
             Frame::Cut(head) => {
-                self.caught_up &= head.rows;
                 self.incoming.cut(head)?;
             }
             Frame::Data(data) => self.incoming.data(data)?,
@@ -289,12 +286,12 @@ impl Open {
             let (rejections, rows) = (rejected.rejections.clone(), rejected.rows.clone());
             return Some(Request::Adopt { rejections, rows });
         }
-        if let Some(Arrived { cut, bytes, more, rows, .. }) = self.incoming.take() {
+        if let Some(Arrived { cut, bytes, rows, .. }) = self.incoming.take() {
             if rows {
                 self.said.push(Frame::Ack(cut));
                 return self.arrived_rows(bytes).or_else(|| self.request(facts));
             }
-            (self.applying, self.applying_more) = (Some(cut), more);
+            self.applying = Some(cut);
             return Some(Request::Apply(bytes));
         }
         if self.rejected.is_none() && self.rows_wanted.is_empty() && !facts.wanted.is_empty() {
@@ -349,7 +346,8 @@ impl Open {
                 if let Some(cut) = self.applying.take() {
                     out.push(Frame::Ack(cut));
                 }
-                self.caught_up = !self.applying_more;
+                // Not by the cut's word that more is to come: that may be what this side has sent itself.
+                self.caught_up = facts.vector.covers(&self.theirs);
                 self.gaps = 0;
             }
             Reply::NotApplied { why, .. } => return self.not_applied(why, facts, out),

@@ -39,7 +39,13 @@ fn storm(name: &str, seeds: u64, faults: Faults) {
 
 #[test]
 fn in_calm_weather_all_become_equal() {
-    storm("calm_weather", 40, Faults::default());
+    runs("calm_weather", 40, |seed| {
+        let mut world = World::new(seed, 3, Faults::default());
+        world.storm(20_000);
+        // Where nothing is lost nobody may wait until he gives the connection up, which is after 20 heartbeats of a second.
+        let took = world.calm(WELL_MS);
+        assert!(took.is_some_and(|ms| ms < 15_000), "well after {took:?} ms");
+    });
 }
 
 #[test]

@@ -59,7 +59,10 @@ impl Room {
                     }
                 };
                 let cut = self.store.cut(&theirs, false, dice.padding()).map(made);
-                Reply::Made { cut: cut.map(|c| rejoin_sync::MadeCut { upto, ..c }), upto }
+                Reply::Made {
+                    cut: cut.map(|c| rejoin_sync::MadeCut { upto, more: upto % 3 == 0, ..c }),
+                    upto,
+                }
             }
             Request::Apply(bytes) => self.apply(&bytes, site, now_ms, dice),
             Request::Void(voids) => {
