@@ -187,6 +187,10 @@ fn alter(engine: &Engine, live: &LiveTable, wanted: &LiveTable) -> Result<()> {
     for column in dropped {
         run(format!("{on} DROP COLUMN {}", quote(&column.name)))?;
     }
+    if engine.core()?.ready {
+        // Together a column that is dropped and one that is added can look like a rename.
+        engine.reload_catalog()?;
+    }
     for column in wanted.columns.iter().filter(|c| lacks(live, &c.name)) {
         let definition = tokens::column_definition(&wanted.sql, &column.name);
         let definition =

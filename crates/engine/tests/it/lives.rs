@@ -293,6 +293,25 @@ fn another_key_keeps_the_names() {
 }
 
 #[test]
+fn automigrate_drops_and_adds() {
+    let files = Files::new();
+    let [a, b, _] = three(&files);
+    run(&a, "INSERT INTO book VALUES (1, 'x', 5)");
+    pull(&a, &b).unwrap();
+    let wanted = "CREATE TABLE IF NOT EXISTS book(id INTEGER PRIMARY KEY, title TEXT, stock INTEGER)";
+    for r in [&a, &b] {
+        run(r, &format!("SELECT crsql_automigrate('{wanted}')"));
+    }
+    assert_eq!(
+        int(&a, "SELECT count(*) FROM crsql_changes WHERE cid = 'stock'"),
+        0,
+        "it is no rename of price"
+    );
+    run(&b, "UPDATE book SET stock = 3");
+    agree(&[&a, &b], "book", &["Integer(1) Text([120]) Integer(3)"]);
+}
+
+#[test]
 fn row_by_row_a_name_is_what_is_called_so_now() {
     let files = Files::new();
     let [a, _, _] = three(&files);
