@@ -1,4 +1,4 @@
-//! `cargo xtask demo`: the two-shop story, told by the crate in `examples/demo`.
+//! `cargo xtask demo`: the story of a server and three shops, told by the crate in `examples/demo`.
 
 use crate::args::Args;
 use crate::proc::{self, Result};
@@ -7,9 +7,11 @@ use std::process::Command;
 const HELP: &str = "\
 cargo xtask demo [--data CSV] [--check]
 
-Two replicas of a book catalogue in a temporary folder. Scripted shops sell, receive, re-price and delete books
-apart, one of them adds a column, and they overlap on purpose; then the replicas are merged and the conflicts shown.
-Exits with 1 when the two are not equal afterwards.
+A sync server on a free port of this machine, and a room with a book catalogue in a temporary folder. Three shops clone
+it, and sell, receive, re-price and delete books offline; one adds a column, they overlap on purpose, and the third has a
+program that was tampered with. Then they sync: shown are the transactions, the conflicts, what the server rejected, and
+what it answered to forged tokens, names and frames. Exits with 1 unless the room and all three replicas are equal in the
+end.
 
   --data CSV   the catalogue to start from; without it one is generated
   --check      print little; for tests

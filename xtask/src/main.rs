@@ -27,7 +27,7 @@ Commands:
   sql     run the SQL tests alone (or rewrite their expectations with --bless)
   fuzz    run a fuzz target for some seconds
   bench   run a benchmark
-  demo    two shops edit one catalogue apart, then merge
+  demo    a server and three shops: edit apart, sync, one is malicious
   tidy    check the rules of the house: dependencies, unsafe, licences, advisories
 
 `cargo xtask COMMAND --help` shows options and examples.

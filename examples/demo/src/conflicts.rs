@@ -72,7 +72,7 @@ fn value(v: ValueRef<'_>) -> Value {
     }
 }
 
-fn text(v: &Value) -> String {
+pub fn text(v: &Value) -> String {
     match v {
         Value::Null => "NULL".into(),
         Value::Int(i) => i.to_string(),
@@ -123,7 +123,7 @@ pub fn table(conflicts: &[Conflict], shops: [&Replica; 2], limit: usize) -> Resu
             _ => "?",
         };
         let what = if c.cid == "-1" { "the row" } else { &c.cid };
-        let wrote = c.wrote.each_ref().map(|w| shorten(w));
+        let wrote = c.wrote.each_ref().map(|w| shorten(w, 28));
         table.add_row([&rejoin::key_text(&c.pk), what, &wrote[0], &wrote[1], &now, won]);
     }
     let mut text = table.trim_fmt();
@@ -133,7 +133,7 @@ pub fn table(conflicts: &[Conflict], shops: [&Replica; 2], limit: usize) -> Resu
     Ok(text)
 }
 
-fn shorten(text: &str) -> String {
-    let short: String = text.chars().take(28).collect();
+pub fn shorten(text: &str, most: usize) -> String {
+    let short: String = text.chars().take(most).collect();
     if short.len() < text.len() { format!("{short}...") } else { short }
 }

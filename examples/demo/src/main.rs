@@ -1,20 +1,27 @@
-//! Two bookshops share a catalogue, write to it apart, and merge: what conflicted, who won, and that both are equal.
+//! A server and three bookshops that clone one catalogue, edit it apart, and sync; one of them is malicious.
 
 mod catalogue;
 mod conflicts;
 mod equal;
+mod intruder;
+mod place;
 mod shops;
+mod till;
 
 use clap::Parser;
-use rejoin::{Applied, Replica};
+use comfy_table::{Table, presets};
+use place::Place;
+use rejoin::Replica;
+use rejoin_client::{Report, State, clone_room};
+use std::collections::BTreeSet;
 use std::error::Error;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 pub type Result<T> = std::result::Result<T, Box<dyn Error>>;
 
-/// Two replicas of a book catalogue: edited apart, merged, compared
+/// A server and three replicas of a book catalogue: cloned, edited apart, synced, compared
 #[derive(Parser)]
 #[command(name = "cargo xtask demo")]
 struct Args {
@@ -25,7 +32,7 @@ struct Args {
     #[arg(long)]
     check: bool,
     /// Conflicts to show
-    #[arg(long, default_value_t = 14, value_name = "N")]
+    #[arg(long, default_value_t = 10, value_name = "N")]
     conflicts: usize,
 }
 
@@ -40,21 +47,25 @@ fn main() -> ExitCode {
 }
 
 /// Prints, unless only the outcome is wanted.
-pub struct Voice {
+struct Voice {
     quiet: bool,
 }
 
 impl Voice {
-    pub fn chapter(&self, title: &str) {
-        self.say(format!("\n{title}\n{}", "-".repeat(title.len())));
+    fn chapter(&self, title: &str) {
+        self.say(format!("\n{title}\n{}", "-".repeat(title.chars().count())));
     }
 
-    pub fn say(&self, text: impl AsRef<str>) {
+    fn say(&self, text: impl AsRef<str>) {
         if !self.quiet {
             println!("{}", text.as_ref());
         }
     }
 }
+
+const SHOPS: [&str; 3] = ["north", "south", "till"];
+/// Sessions of the intruder with a damaged frame.
+const MUTATIONS: usize = 200;
 
 fn ms(since: Instant) -> String {
     format!("{} ms", since.elapsed().as_millis())
@@ -68,106 +79,190 @@ fn tell(args: &Args) -> Result<()> {
         None => catalogue::generate(10_000),
     };
     let folder = tempfile::tempdir()?;
-    let (north, south) = open_shops(folder.path(), &books, &voice)?;
+    let place = Place::open(folder.path())?;
+    let open = |name: &str| open(&place, name);
 
-    voice.chapter("The line is down: both shops go on");
+    open_room(&place, &books, &voice)?;
+    clone_shops(&place, &voice)?;
+
+    voice.chapter("The line is down: all go on");
+    let (north, south, till) = (open("north")?, open("south")?, open("till")?);
     let base = [north.db_version()?, south.db_version()?];
     let mut script = shops::Script::new(&north)?;
-    let told = shops::north(&north, &mut script)?;
-    voice.say(format!("  north   {told}"));
+    voice.say(format!("  north   {}", shops::north(&north, &mut script)?));
     // The shops work in turns, so that there is a later write to win.
     let later = || std::thread::sleep(Duration::from_millis(5));
     later();
-    let told = shops::south(&south, &mut script)?;
-    voice.say(format!("  south   {told}"));
+    voice.say(format!("  south   {}", shops::south(&south, &mut script)?));
+    let day = till::work(&till, &mut script)?;
+    voice.say(format!(
+        "  till    {} sold; its program was tampered with, and wrote {} things that it may not, and one sale on top",
+        day.honest, day.forbidden
+    ));
     later();
     shops::evening(&north, &script)?;
-
-    voice.chapter("The line is up: merge");
     let conflicts = conflicts::find([&north, &south], base)?;
-    let now = Instant::now();
-    let (here, there) = north.merge_with(&south)?;
-    voice.say(format!("  north <- south   {}", told_of(&here)));
-    voice.say(format!("  south <- north   {}", told_of(&there)));
-    voice.say(format!("  {}", ms(now)));
+    drop((north, south, till));
+
+    voice.chapter("The line is up: all sync");
+    sync_all(&place, &voice)?;
+
     voice.chapter(&format!(
         "{} conflicts: the later write wins each cell, a deletion wins the row",
         conflicts.len()
     ));
-    voice.say(conflicts::table(&conflicts, [&north, &south], args.conflicts)?);
+    voice.say(conflicts::table(&conflicts, [&open("north")?, &open("south")?], args.conflicts)?);
 
-    voice.chapter("South gets the column that north added");
-    add_shelf(&south, &voice)?;
-    north.merge_with(&south)?;
+    let rejections = show_rejections(&place, day.forbidden + 1, &voice)?;
+    intrude(&place, &voice)?;
+
+    voice.chapter("South and the till get the column that north added");
+    for name in ["south", "till"] {
+        add_shelf(&open(name)?, name, &voice)?;
+    }
+    let reports = sync_all(&place, &voice)?;
+    if let Some((name, report)) = SHOPS.iter().zip(&reports).find(|(_, r)| r.state != State::Synced) {
+        return Err(format!("{name} is not synced: {}", report.state).into());
+    }
 
     voice.chapter("Equal?");
-    let rows = equal::compare(&north, &south)?;
-    for (name, shop) in [("north", &north), ("south", &south)] {
-        let report = shop.verify()?;
-        if let Some(problem) = report.problems.first() {
+    let (url, room) = (place.url(), place.room_file());
+    place.close();
+    let mut all = vec![("the room", Replica::open(room)?)];
+    for name in SHOPS {
+        all.push((name, Replica::open(folder.path().join(format!("{name}.db")))?));
+    }
+    let rows = equal::compare(&all)?;
+    for (name, replica) in &all {
+        if let Some(problem) = replica.verify()?.problems.first() {
             return Err(format!("{name}: {problem}").into());
         }
     }
-    let sizes = size(folder.path(), "north.db")?;
     voice.say(format!(
-        "  equal: {rows} rows in each; metadata verified; {sizes}; {:.1} s in all",
+        "  equal: {rows} rows in the room and in each of three replicas; metadata verified; {:.1} s in all",
         started.elapsed().as_secs_f64()
     ));
     if args.check {
-        println!("demo: {} conflicts, {rows} rows, equal", conflicts.len());
+        let conflicts = conflicts.len();
+        println!("demo: {url}: {conflicts} conflicts, {rejections} rejections, {rows} rows, equal");
     }
     Ok(())
 }
 
-fn told_of(a: &Applied) -> String {
-    let parked = match a.parked {
-        0 => String::new(),
-        n => format!(", {n} wait for a column"),
-    };
-    format!(
-        "{} transactions, {} rows: {} changes taken, {} lost{parked}",
-        a.transactions, a.rows, a.cells_won, a.cells_lost
-    )
+fn open(place: &Place, name: &str) -> Result<Replica> {
+    let replica = Replica::open(place.file(name))?;
+    replica.connection().execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
+    Ok(replica)
 }
 
-/// North makes the catalogue; south takes it over.
-fn open_shops(folder: &Path, books: &[catalogue::Book], voice: &Voice) -> Result<(Replica, Replica)> {
-    voice.chapter("Two shops, one catalogue");
+/// The head office makes the catalogue, and a room of it.
+fn open_room(place: &Place, books: &[catalogue::Book], voice: &Voice) -> Result<()> {
+    voice.chapter("A server, and a room that the head office fills");
     let now = Instant::now();
-    let north = Replica::open(folder.join("north.db"))?;
-    let south = Replica::open(folder.join("south.db"))?;
-    for shop in [&north, &south] {
-        shop.connection().execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = NORMAL")?;
-        shop.connection().execute_batch(catalogue::SCHEMA)?;
+    let office = open(place, "office")?;
+    office.connection().execute_batch(catalogue::SCHEMA)?;
+    catalogue::fill(&office, books)?;
+    drop(office);
+    voice.say(format!("  office  {} books in {}", books.len(), ms(now)));
+    let now = Instant::now();
+    let report = place.sync("office")?;
+    if report.state != State::Synced {
+        return Err(format!("the head office is not synced: {}", report.state).into());
     }
-    catalogue::fill(&north, books)?;
-    voice.say(format!("  north   {} books in {}", books.len(), ms(now)));
-    let now = Instant::now();
-    let (_, taken) = north.merge_with(&south)?;
-    voice.say(format!("  south   takes over {} rows in {}", taken.rows, ms(now)));
-    Ok((north, south))
+    voice.say(format!("  {}   took {} from it in {}", place.url(), kb(report.sent), ms(now)));
+    Ok(())
+}
+
+fn kb(bytes: u64) -> String {
+    format!("{} kB", bytes.div_ceil(1000))
+}
+
+/// Each shop downloads a snapshot, and is a replica of its own.
+fn clone_shops(place: &Place, voice: &Voice) -> Result<()> {
+    voice.chapter("Three shops clone the room");
+    for name in SHOPS {
+        let now = Instant::now();
+        let cloned = clone_room(&place.url(), place.file(name), &place.options(name), |_| ())?;
+        let rows: i64 =
+            open(place, name)?.connection().query_row("SELECT count(*) FROM books", [], |row| row.get(0))?;
+        voice.say(format!("  {name:<7} {} for {rows} books in {}", kb(cloned.transfer.bytes), ms(now)));
+    }
+    Ok(())
+}
+
+/// All sync, and then those again that came before another one.
+fn sync_all(place: &Place, voice: &Voice) -> Result<Vec<Report>> {
+    let mut table = Table::new();
+    table.load_style(presets::ASCII_MARKDOWN);
+    table.set_header(["replica", "was pending", "sent", "received", "is pending", "time", "state"]);
+    let mut reports = Vec::new();
+    for round in 0..2 {
+        reports.clear();
+        for name in SHOPS {
+            let before = open(place, name)?.pending()?.transactions;
+            let now = Instant::now();
+            let report = place.sync(name)?;
+            if round == 0 || before > 0 || name != SHOPS[2] {
+                table.add_row([
+                    name.to_owned(),
+                    before.to_string(),
+                    kb(report.sent),
+                    kb(report.received),
+                    report.pending.to_string(),
+                    ms(now),
+                    conflicts::shorten(&report.state.to_string(), 90),
+                ]);
+            }
+            reports.push(report);
+        }
+    }
+    voice.say(table.trim_fmt());
+    Ok(reports)
+}
+
+/// What the till wrote without the right to, and the sale that depends on that.
+fn show_rejections(place: &Place, expected: u64, voice: &Voice) -> Result<u64> {
+    let rejected = open(place, "till")?.rejected()?;
+    let versions: BTreeSet<u64> = rejected.iter().map(|cell| cell.version).collect();
+    voice.chapter(&format!("{} transactions of the till were rejected, and are kept there", versions.len()));
+    voice.say(till::rejections(&rejected));
+    if versions.len() as u64 != expected {
+        return Err(format!("{} transactions were rejected", versions.len()).into());
+    }
+    let till = open(place, "till")?;
+    for version in &versions {
+        till.drop_rejected(*version, None)?;
+    }
+    Ok(expected)
+}
+
+/// Tries the server over the wire; nothing of the room's file may change.
+fn intrude(place: &Place, voice: &Voice) -> Result<()> {
+    voice.chapter("The till tries it on the wire");
+    let before = equal::contents(&place.room_file())?;
+    voice.say(intruder::try_all(place, MUTATIONS)?);
+    let after = equal::contents(&place.room_file())?;
+    if let Some((table, _)) = after.iter().zip(&before).find(|(a, b)| a != b).map(|(a, _)| a) {
+        return Err(format!("an intruder changed the table {table} of the room").into());
+    }
+    voice.say(format!("  the room is as it was: {} tables compared, metadata included", before.len()));
+    Ok(())
 }
 
 /// What was parked for the column appears with it.
-fn add_shelf(south: &Replica, voice: &Voice) -> Result<()> {
+fn add_shelf(shop: &Replica, name: &str, voice: &Voice) -> Result<()> {
     let parked =
         |shop: &Replica| Ok::<u64, rejoin::Error>(shop.status()?.parked.iter().map(|p| p.changes).sum());
-    voice.say(format!("  {} changes wait there for the column \"shelf\"", parked(south)?));
-    south.connection().execute_batch(shops::ADD_SHELF)?;
+    let before = parked(shop)?;
+    shop.connection().execute_batch(shops::ADD_SHELF)?;
     // The next write to a replicated table takes them in, as any of the shop's would.
-    south
-        .connection()
+    shop.connection()
         .execute("UPDATE books SET stock = stock + 1 WHERE book_id = (SELECT max(book_id) FROM books)", [])?;
     let sql = "SELECT count(*) FROM books WHERE shelf IS NOT NULL";
-    let shown: i64 = south.connection().query_row(sql, [], |row| row.get(0))?;
+    let shown: i64 = shop.connection().query_row(sql, [], |row| row.get(0))?;
     voice.say(format!(
-        "  ALTER TABLE books ADD COLUMN shelf TEXT: {shown} shelves are known, {} wait",
-        parked(south)?
+        "  {name:<7} {before} changes waited for `shelf`; ALTER TABLE books ADD COLUMN: {shown} shelves are known, {} wait",
+        parked(shop)?
     ));
     Ok(())
-}
-
-fn size(folder: &Path, name: &str) -> Result<String> {
-    let bytes = std::fs::metadata(folder.join(name))?.len();
-    Ok(format!("{:.1} MB", bytes as f64 / 1e6))
 }

@@ -45,10 +45,10 @@ impl Script {
         self.books.get(7 + n * 3).copied().unwrap_or(1)
     }
 
-    /// Any of the others, so that chance makes no conflicts that the story does not tell of.
-    fn own(&mut self, shop: usize) -> i64 {
-        let rest = self.books.len().saturating_sub(100) / 2;
-        let at = 100 + 2 * self.dice.roll(rest) + shop;
+    /// Any of the others, so that chance makes no conflicts that the story does not tell of; one of three shops.
+    pub fn own(&mut self, shop: usize) -> i64 {
+        let rest = self.books.len().saturating_sub(100) / 3;
+        let at = 100 + 3 * self.dice.roll(rest) + shop;
         self.books.get(at).or(self.books.last()).copied().unwrap_or(1)
     }
 
@@ -81,7 +81,7 @@ impl Script {
     }
 }
 
-fn sell(conn: &Connection, shop: &str, book: i64) -> Result<()> {
+pub fn sell(conn: &Connection, shop: &str, book: i64) -> Result<()> {
     let tx = conn.unchecked_transaction()?;
     tx.execute("UPDATE books SET stock = stock - 1 WHERE book_id = ?1", [book])?;
     tx.execute(
@@ -91,7 +91,7 @@ fn sell(conn: &Connection, shop: &str, book: i64) -> Result<()> {
     Ok(tx.commit()?)
 }
 
-fn price(conn: &Connection, book: i64, cents: i64) -> Result<()> {
+pub fn price(conn: &Connection, book: i64, cents: i64) -> Result<()> {
     conn.execute("UPDATE books SET cents = ?2 WHERE book_id = ?1", [book, cents])?;
     Ok(())
 }

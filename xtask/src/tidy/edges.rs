@@ -37,7 +37,7 @@ const MAP: &[Room] = &[
     room("rejoin-cli", &["rejoin", "rejoin-client", "rejoin-server"], &[], true),
     room("rejoin-sim", &["rejoin-crdt"], &[], false),
     room("rejoin-bench", &["rejoin"], &[], true),
-    room("rejoin-demo", &["rejoin"], &[], true),
+    room("rejoin-demo", &["rejoin", "rejoin-client", "rejoin-server", "rejoin-wire"], &[], true),
     room("rejoin-fuzz", &["rejoin", "rejoin-crdt", "rejoin-wire"], &[], true),
     room("xtask", &[], &[], false),
 ];
