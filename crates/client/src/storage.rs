@@ -180,6 +180,7 @@ impl Storage {
             schema: r.schema()?.into_bytes(),
             vector: r.vector()?,
             head: (head.version > 0).then_some((head.version, head.chain)),
+            clock_ms: head.clock_ms,
             horizon: r.horizon()?,
             acknowledged: self.note.as_ref().map(|n| n.acknowledged.clone()).unwrap_or_default(),
             clock_offset_ms: r.clock_offset_ms()?,

@@ -8,6 +8,7 @@ use crate::engine::Engine;
 use crate::error::{Error, Result};
 use crate::replica::{Replica, writing};
 use crate::{SiteId, VersionVector};
+use rejoin_crdt::hlc;
 use rejoin_sqlite::ValueRef;
 
 /// What a cut is to be made for.
@@ -59,6 +60,8 @@ pub struct Head {
     pub version: u64,
     /// The chain hash of that version.
     pub chain: u64,
+    /// The latest time that anything here carries, Unix milliseconds.
+    pub clock_ms: i64,
 }
 
 impl Replica {
@@ -123,7 +126,8 @@ impl Replica {
             let (site, own) = (core.own_site(), core.cfg.own);
             let version = core.vector.max(&site);
             let chain = core.chains.get(&own).filter(|h| h.0 == version).map_or(0, |h| h.1);
-            Ok(Head { site, version, chain })
+            let clock_ms = hlc::unix_ms(core.tail.high);
+            Ok(Head { site, version, chain, clock_ms })
         })
     }
 

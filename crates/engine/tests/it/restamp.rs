@@ -118,6 +118,25 @@ fn a_clock_a_year_behind_is_set_right_and_nothing_loses_for_it() {
 }
 
 #[test]
+fn a_clock_that_was_ahead_and_was_set_right_before_anybody_saw_it() {
+    let files = Files::new();
+    let server = open(&files, "server.db", now);
+    let client = open(&files, "client.db", ahead);
+    run(&client, "INSERT INTO items VALUES (1, 'pen', 1.5, 10); UPDATE items SET stock = 9");
+    drop(client);
+    let client = files.open("client.db", "");
+    client.set_clock(now).unwrap();
+    run(&client, "UPDATE items SET stock = 8");
+    assert_eq!(client.own_head().unwrap().clock_ms, NOW + YEAR);
+    correct(&client, &server);
+    assert_eq!((client.own_head().unwrap().clock_ms, latest_ms(&client)), (NOW, NOW));
+    assert_eq!(client.clock_offset_ms().unwrap(), 0);
+    sync(&client, &server, &mut allow());
+    assert_equal(&client, &server, "items");
+    assert_eq!(int(&server, "SELECT stock FROM items"), 8);
+}
+
+#[test]
 fn only_what_is_unsent_is_stamped_anew_and_the_chain_goes_on() {
     let files = Files::new();
     let (client, server) = (open(&files, "client.db", now), open(&files, "server.db", now));

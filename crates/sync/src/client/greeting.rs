@@ -107,7 +107,10 @@ impl Settling {
         }
         // The offset that is in the file already counts as this clock's.
         let off = self.offset_ms.saturating_sub(facts.clock_offset_ms);
-        if off.saturating_abs() > config.clock_tolerance_ms {
+        // It may have been wrong when something was written, and set right since.
+        let unsent = head > w.yours.map_or(0, |y| y.0);
+        let ahead = facts.clock_ms.saturating_sub_unsigned(w.time_ms) > config.clock_tolerance_ms;
+        if off.saturating_abs() > config.clock_tolerance_ms || (unsent && ahead) {
             let acknowledged = self.open.theirs.clone();
             steps.push(Step::Restamp { acknowledged, offset_ms: self.offset_ms });
         }

@@ -17,6 +17,8 @@ pub struct Facts {
     pub vector: VersionVector,
     /// The last own version and the chain hash there.
     pub head: Option<(u64, u64)>,
+    /// The latest time that anything in the database carries, Unix milliseconds.
+    pub clock_ms: i64,
     pub horizon: VersionVector,
     /// What the server had acknowledged, as the file remembers it.
     pub acknowledged: VersionVector,

@@ -53,6 +53,7 @@ impl Node {
             schema: self.schema.clone(),
             vector: self.store.vector(),
             head: self.store.head(),
+            clock_ms: self.store.latest_ms(),
             horizon: VersionVector::new(),
             acknowledged: self.store.acknowledged.clone(),
             clock_offset_ms: self.store.clock_offset_ms,
@@ -63,7 +64,7 @@ impl Node {
     }
 
     /// Carries out a request, as a storage would in one transaction.
-    pub fn serve(&mut self, request: Request, dice: &mut Dice) -> Reply {
+    pub fn serve(&mut self, request: Request, now_ms: u64, dice: &mut Dice) -> Reply {
         if dice.one_in(200) {
             return Reply::Failed("disk full".into());
         }
@@ -74,7 +75,7 @@ impl Node {
                 chain: version.and_then(|v| Some(self.store.transactions.get(&(self.store.site, v))?.chain)),
             },
             Request::Prepare(steps) => {
-                steps.into_iter().for_each(|step| self.step(step, dice));
+                steps.into_iter().for_each(|step| self.step(step, now_ms, dice));
                 self.wanted = dice.one_in(3);
                 Reply::Prepared(self.facts())
             }
@@ -102,13 +103,13 @@ impl Node {
         }
     }
 
-    fn step(&mut self, step: Step, dice: &mut Dice) {
+    fn step(&mut self, step: Step, now_ms: u64, dice: &mut Dice) {
         match step {
             Step::TakeLineage(lineage) => self.store.lineage = Some(lineage),
             Step::NewSite => self.store.take_site(dice.id()),
             Step::GiveWay(common) => self.store.give_way(common, dice.id()),
             Step::Restamp { acknowledged, offset_ms } => {
-                self.store.restamp(&acknowledged, offset_ms);
+                self.store.restamp(&acknowledged, offset_ms, now_ms);
             }
             Step::Remember { vector, .. } => self.store.acknowledged = vector,
         }

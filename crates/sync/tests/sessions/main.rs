@@ -89,7 +89,7 @@ fn rejections() {
 
 #[test]
 fn wrong_clocks() {
-    storm("clocks", 40, Faults { skew: true, cuts: true, ..Faults::default() });
+    storm("clocks", 40, Faults { skew: true, cuts: true, kills: true, ..Faults::default() });
 }
 
 #[test]

@@ -99,11 +99,16 @@ impl Store {
         self.order.retain(|key| self.transactions.contains_key(key));
     }
 
-    pub fn restamp(&mut self, acknowledged: &VersionVector, offset_ms: i64) {
+    pub fn latest_ms(&self) -> i64 {
+        self.transactions.values().map(|tx| tx.stamp_ms as i64).max().unwrap_or(0)
+    }
+
+    pub fn restamp(&mut self, acknowledged: &VersionVector, offset_ms: i64, clock_ms: u64) {
         let by = offset_ms - self.clock_offset_ms;
+        let now_ms = clock_ms.saturating_add_signed(offset_ms);
         for ((site, version), tx) in &mut self.transactions {
             if self.mine.contains(site) && !acknowledged.contains(&SiteId(*site), *version) {
-                tx.stamp_ms = tx.stamp_ms.saturating_add_signed(by);
+                tx.stamp_ms = tx.stamp_ms.saturating_add_signed(by).min(now_ms);
             }
         }
         self.clock_offset_ms = offset_ms;

@@ -192,10 +192,15 @@ impl World {
         };
         for n in 0..nodes {
             let seed = world.dice.roll();
-            let skew = [0, -365 * 86_400_000, 365 * 86_400_000, 20_000][world.dice.below(4) as usize];
-            let store = Store::new(world.dice.id());
+            let skew = world.skew();
+            let mut store = Store::new(world.dice.id());
+            if faults.skew {
+                // Work that was done under a clock that was set since.
+                let clock = world.now.saturating_add_signed(world.skew());
+                store.commit(world.dice.roll(), clock);
+            }
             world.backups.push(store.clone());
-            world.nodes.push(Node::new(store, seed, if faults.skew { skew } else { 0 }));
+            world.nodes.push(Node::new(store, seed, skew));
             world.tell(n, client::Event::Start);
         }
         world
@@ -269,7 +274,8 @@ impl World {
             Happening::NodeHangsUp { conn } => drop(self.lines.remove(&conn)),
             Happening::NodeReplies { node, life } if self.nodes[node].life == life => {
                 let Some(request) = self.nodes[node].asked.take() else { panic!("nothing was asked") };
-                let reply = self.nodes[node].serve(request, &mut self.dice);
+                let clock = self.nodes[node].clock(self.now);
+                let reply = self.nodes[node].serve(request, clock, &mut self.dice);
                 self.tell(node, client::Event::Reply(reply));
             }
             Happening::NodeReplies { .. } => {}
@@ -361,6 +367,12 @@ impl World {
         self.tell(node, client::Event::Changed);
     }
 
+    /// How far a clock is ahead of the true time.
+    fn skew(&mut self) -> i64 {
+        let skew = [0, -365 * 86_400_000, 365 * 86_400_000, 20_000][self.dice.below(4) as usize];
+        if self.faults.skew { skew } else { 0 }
+    }
+
     fn cut_line(&mut self, node: usize) {
         let Some(conn) = self.nodes[node].conn.take() else { return };
         self.lines.remove(&conn);
@@ -377,11 +389,13 @@ impl World {
     fn restart_node(&mut self, node: usize, restore: bool) {
         let backup = self.backups[node].clone();
         let seed = self.dice.roll();
+        // Somebody may have set the clock meanwhile.
+        let skew = if self.dice.one_in(3) { self.skew() } else { self.nodes[node].skew_ms };
         let old = &mut self.nodes[node];
         let conn = old.conn.take();
         let store = if restore { backup } else { old.store.clone() };
         let (life, schema) = (old.life + 1, old.schema.clone());
-        *old = Node { life, schema, ..Node::new(store, seed, old.skew_ms) };
+        *old = Node { life, schema, ..Node::new(store, seed, skew) };
         if let Some(conn) = conn {
             self.lines.remove(&conn);
         }
