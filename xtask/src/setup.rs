@@ -17,6 +17,7 @@ Checks the tools that the tests need and installs what is missing:
   sqlite3 3.40+, python3 whose sqlite3 loads extensions, node 18+, a C compiler
                             apt-get, on Debian and as root; elsewhere a sentence says what to install
   valgrind                  the same, on Linux: it counts instructions
+  curl                      the same, on Linux: first syncs are compared with it
   pytest                    into a virtual environment in the target directory
 
 Examples:
@@ -63,6 +64,7 @@ const NEED_PYTHON: &str = "the tests need a python3 with venv whose sqlite3 modu
 const NEED_NODE: &str = "the tests need node 18 or newer with npm; install it and put it on PATH";
 const NEED_VALGRIND: &str =
     "counting instructions needs valgrind; on Debian: apt-get install valgrind, which runs on Linux";
+const NEED_CURL: &str = "the sync benchmark needs curl; on Debian: apt-get install curl";
 const NEED_CC: &str = "building SQLite needs a C compiler; on Debian: apt-get install build-essential";
 
 fn rust_components() -> Result<()> {
@@ -109,7 +111,19 @@ fn system_packages() -> Result<()> {
     if cfg!(target_os = "linux") && !has_valgrind() {
         missing.push(("valgrind", NEED_VALGRIND));
     }
+    if cfg!(target_os = "linux") && !has_curl() {
+        missing.push(("curl", NEED_CURL));
+    }
     install(&missing)
+}
+
+fn has_curl() -> bool {
+    succeeds(Command::new("curl").arg("--version"))
+}
+
+/// Installs curl if it is not there.
+pub fn curl() -> Result<()> {
+    if has_curl() { Ok(()) } else { install(&[("curl", NEED_CURL)]) }
 }
 
 fn has_valgrind() -> bool {

@@ -13,8 +13,8 @@ const HELP: &str = "\
 cargo xtask test [--long] [FILTER]
 
 Format, lints, the rules of the house, Rust tests, documented examples, the extension, SQL tests, Python tests, interop
-tests, short runs of the fuzz targets, instruction counts (on Linux), and the demo. Prints the time of every step; the last line is
-`N passed, N failed`.
+tests, short runs of the fuzz targets, instruction counts and a small run of the sync benchmark (both on Linux), and the
+demo. Prints the time of every step; the last line is `N passed, N failed`.
 
   --long    also the tests that take minutes: ignored tests, more random cases, ten minutes a fuzz target
   FILTER    only tests whose name contains it, without format, lints, rules, counts and demo
@@ -66,9 +66,13 @@ impl Run {
         }
         self.fuzz();
         if self.filter.is_none() {
-            // Where valgrind runs.
+            // Where valgrind and /proc are.
             if cfg!(target_os = "linux") {
                 self.step("instruction counts", || Ok(check(&proc::tee(bench::command().arg("--check"))?)));
+                // That it works; times are not judged, so it is not optimised.
+                self.step("sync benchmark, small", || {
+                    Ok(check(&proc::tee(bench::sync_command(false)?.arg("--quick"))?))
+                });
             }
             self.step("demo", || Ok(check(&proc::tee(demo::command().arg("--check"))?)));
         }

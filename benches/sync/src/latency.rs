@@ -1,0 +1,38 @@
+//! From a commit of a program to the moment at which another program's replica has it.
+
+use crate::lab::Lab;
+use crate::live::{Commits, locked, two, until};
+use crate::report::{Limit, Report, median, percentile};
+use crate::server::Server;
+use crate::{Result, usage::ms};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+const MOST_MS: f64 = 10.0;
+
+pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
+    let server = Server::start(lab, "latency")?;
+    let commits = Arc::new(Commits::default());
+    let [a, b] = two(lab, ["latency-a.db", "latency-b.db"], &server, &commits)?;
+    // The program's own connection.
+    let program = lab.replica("latency-a.db")?;
+    a.client.observe(&program)?;
+    let count = lab.sized(500, 20);
+    let mut statements = Vec::new();
+    for n in 1..=count {
+        std::thread::sleep(Duration::from_millis(10 + crate::lab::random(n as u64) % 20));
+        let began = Instant::now();
+        commits.commit(&program, n)?;
+        statements.push(ms(began.elapsed()));
+        until("a commit in the other replica", || Ok(b.arrived() == n as usize))?;
+    }
+    if b.articles()? != count {
+        return Err("the other replica lacks rows".into());
+    }
+    let mut delays = locked(&b.delays).clone();
+    report.note(&format!("the program's INSERT alone, p50 of {count}"), median(&mut statements), "ms");
+    report.note("commit to visible in another replica, p50", percentile(&mut delays, 50.0), "ms");
+    let worst = percentile(&mut delays, 99.0);
+    report.line("commit to visible in another replica, p99", worst, "ms", Limit::Most(MOST_MS));
+    Ok(())
+}

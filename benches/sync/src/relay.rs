@@ -1,0 +1,78 @@
+//! CPU time of the server for a transaction that one replica sends and another one gets, each on its own.
+
+use crate::Result;
+use crate::lab::Lab;
+use crate::live::{Commits, paced, two, until};
+use crate::report::Report;
+use crate::server::Server;
+use rustix::process::{Pid, Signal, kill_process};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+/// A client may send 500 frames a second, and a transaction takes two.
+const EVERY: Duration = Duration::from_millis(5);
+
+pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
+    let server = Server::start(lab, "relay")?;
+    let commits = Arc::new(Commits::default());
+    let [a, b] = two(lab, ["relay-a.db", "relay-b.db"], &server, &commits)?;
+    let count = lab.sized(4000, 50);
+    let profile =
+        if lab.profile { Some(Profile::start(server.pid(), lab.path("relay.perf"))?) } else { None };
+    let before = server.cpu()?;
+    paced(count, EVERY, |n| a.commit(&commits, n + 1))?;
+    until("all commits in the other replica", || Ok(b.arrived() >= count as usize))?;
+    let cpu = server.cpu()? - before;
+    report.note(
+        &format!("server CPU for each of {count} relayed transactions"),
+        cpu.as_secs_f64() * 1e6 / count as f64,
+        "us",
+    );
+    match profile {
+        Some(profile) => profile.print(),
+        None => Ok(()),
+    }
+}
+
+/// `perf record` on a process.
+struct Profile {
+    perf: Child,
+    file: PathBuf,
+}
+
+impl Profile {
+    fn start(pid: u32, file: PathBuf) -> Result<Profile> {
+        let perf = Command::new("perf")
+            .args(["record", "--quiet", "-F", "4999", "-p", &pid.to_string(), "-o"])
+            .arg(&file)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .map_err(|e| format!("perf: {e}"))?;
+        Ok(Profile { perf, file })
+    }
+
+    fn print(mut self) -> Result<()> {
+        let pid = i32::try_from(self.perf.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+        kill_process(pid, Signal::INT)?;
+        self.perf.wait()?;
+        for sort in ["dso", "sym"] {
+            print!("{}", entries(&self.file, sort)?);
+        }
+        Ok(())
+    }
+}
+
+/// The largest entries of a profile.
+fn entries(file: &Path, sort: &str) -> Result<String> {
+    let mut perf = Command::new("perf");
+    let out = perf
+        .args(["report", "--stdio", "--percent-limit", "0.5", "--sort", sort, "-i"])
+        .arg(file)
+        .output()?;
+    let text = String::from_utf8_lossy(&out.stdout);
+    let lines = text.lines().filter(|l| !l.starts_with('#') && !l.trim().is_empty()).take(40);
+    Ok(lines.map(|l| format!("{}\n", l.trim_end())).collect())
+}
