@@ -52,8 +52,7 @@ impl SyncClient {
         let (jobs, to_do) = std::sync::mpsc::channel();
         let first = Report { state: State::Connecting, pending: 0, settled: false, sent: 0, received: 0 };
         let (told, report) = watch::channel(first);
-        let (token, agent) = (std::mem::take(&mut options.token), std::mem::take(&mut options.agent));
-        let driver = Driver::new(dialer.clone(), token, agent, path.to_owned(), jobs.clone(), told)?;
+        let driver = Driver::new(dialer.clone(), &mut options, path.to_owned(), jobs.clone(), told)?;
         let storage = storage::start(path, dialer.url().to_string(), options, to_do, events.clone())?;
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;

@@ -3,7 +3,7 @@
 use crate::dial::Dialer;
 use crate::error::Error;
 use crate::options::Options;
-use crate::swap;
+use crate::swap::Swap;
 use crate::url::RoomUrl;
 use http_body_util::{BodyExt, Empty};
 use hyper::body::{Body, Bytes, Incoming};
@@ -85,13 +85,15 @@ pub fn start_over(
     let dialer = Dialer::new(RoomUrl::parse(url)?, options.ca_file.as_deref())?;
     let token = options.token.read()?;
     let replica = Replica::open_with(&path, options.replica)?;
+    replica.set_clock(options.now_ms)?;
     replica.connection().busy_timeout(options.busy_timeout).map_err(rejoin::Error::from)?;
     let snapshot = beside(&path, ".snapshot");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
     runtime.block_on(fetch(&dialer, token.as_deref(), &snapshot, &mut progress))?;
     forget(&snapshot);
-    Ok(swap::replace(&replica, &path, &snapshot, options.busy_timeout)?)
+    let swap = Swap { patience: options.busy_timeout, now_ms: options.now_ms };
+    Ok(swap.replace(&replica, &path, &snapshot)?)
 }
 
 pub fn beside(path: &Path, more: &str) -> PathBuf {

@@ -6,13 +6,13 @@ use crate::connection::{Connection, Heard, NoConnection};
 use crate::dial::Dialer;
 use crate::download::{self, Transfer};
 use crate::error::Error;
-use crate::options::Token;
+use crate::options::{Options, Token};
 use crate::storage::Job;
 use rejoin_sync::client::{Client, Config, Effect, Event, Reply, Request};
 use rejoin_sync::frame::Frame;
 use std::path::PathBuf;
 use std::sync::mpsc::Sender;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
@@ -43,6 +43,7 @@ pub struct Driver {
     token: Token,
     /// Of the last look.
     read: Option<String>,
+    clock: fn() -> i64,
     path: PathBuf,
     jobs: Sender<Job>,
     report: watch::Sender<Report>,
@@ -56,20 +57,21 @@ pub struct Driver {
 impl Driver {
     pub fn new(
         dialer: Dialer,
-        token: Token,
-        agent: String,
+        options: &mut Options,
         path: PathBuf,
         jobs: Sender<Job>,
         report: watch::Sender<Report>,
     ) -> Result<Driver, Error> {
-        let read = token.read()?;
-        let seed = getrandom::u64().unwrap_or_else(|_| now_ms());
+        let (token, agent) = (std::mem::take(&mut options.token), std::mem::take(&mut options.agent));
+        let (read, clock) = (token.read()?, options.now_ms);
+        let seed = getrandom::u64().unwrap_or_else(|_| clock().unsigned_abs());
         let config = Config { token: read.clone(), agent, seed, ..Config::default() };
         Ok(Driver {
             machine: Client::new(config),
             dialer,
             token,
             read,
+            clock,
             path,
             jobs,
             report,
@@ -91,7 +93,7 @@ impl Driver {
         let mut token = tokio::time::interval(TOKEN);
         token.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
-            let wake = self.machine.wake_at();
+            let wait = self.wait();
             let happened = tokio::select! {
                 command = commands.recv() => Happened::Command(command),
                 event = events.recv() => Happened::Event(event),
@@ -100,7 +102,7 @@ impl Driver {
                     Err(NoConnection::Unreachable(e.to_string()))
                 })),
                 fetched = finish(&mut self.fetching) => Happened::Fetched(fetched.unwrap_or(Err(Error::Stopped))),
-                () = sleep(wake) => Happened::Slept,
+                () = tokio::time::sleep(wait) => Happened::Slept,
                 _ = token.tick() => Happened::LookAtToken,
             };
             match happened {
@@ -121,8 +123,19 @@ impl Driver {
         tokio::task::yield_now().await;
     }
 
+    fn now_ms(&self) -> u64 {
+        u64::try_from((self.clock)()).unwrap_or(0)
+    }
+
+    /// Until the machine wants to be woken.
+    fn wait(&self) -> Duration {
+        let wait = self.machine.wake_at().map(|at| Duration::from_millis(at.saturating_sub(self.now_ms())));
+        // Clocks are set: it is looked again after a while.
+        wait.map_or(SLEEP_MAX, |wait| wait.min(SLEEP_MAX))
+    }
+
     fn handle(&mut self, event: Event) {
-        for effect in self.machine.handle(event, now_ms()) {
+        for effect in self.machine.handle(event, self.now_ms()) {
             match effect {
                 Effect::Connect => {
                     let dialer = self.dialer.clone();
@@ -245,16 +258,4 @@ async fn finish<T>(task: &mut Option<JoinHandle<T>>) -> Result<T, tokio::task::J
         }
         None => std::future::pending().await,
     }
-}
-
-async fn sleep(wake: Option<u64>) {
-    let wait = wake.map_or(SLEEP_MAX, |at| Duration::from_millis(at.saturating_sub(now_ms())));
-    // Clocks are set: it is looked again after a while.
-    tokio::time::sleep(wait.min(SLEEP_MAX)).await;
-}
-
-pub fn now_ms() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |d| u64::try_from(d.as_millis()).unwrap_or(u64::MAX))
 }

@@ -4,7 +4,7 @@ use crate::error::Error;
 use rejoin::Commit;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 /// Where the token comes from that says who this is.
 #[derive(Clone, Debug, Default)]
@@ -47,6 +47,9 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// Hears of each transaction that comes from the server, and of those made through [`crate::SyncClient::with`].
     pub on_commit: Option<OnCommit>,
+    /// The clock of this machine, Unix milliseconds; another one only in tests.
+    #[doc(hidden)]
+    pub now_ms: fn() -> i64,
 }
 
 impl Default for Options {
@@ -58,8 +61,14 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             ca_file: None,
             on_commit: None,
+            now_ms: system_now_ms,
         }
     }
+}
+
+fn system_now_ms() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 impl fmt::Debug for Options {

@@ -2,7 +2,7 @@
 
 use crate::error::Error;
 use crate::options::Options;
-use crate::swap;
+use crate::swap::Swap;
 use rejoin::{CutRequest, Replica, ServerNote, SiteId, VersionVector};
 use rejoin_sync::client::{Event, Facts, NotApplied, Reply, Request, Step};
 use rejoin_sync::frame::{Code, Rejection, RowName, Void};
@@ -31,7 +31,7 @@ pub enum Job {
 pub struct Storage {
     replica: Replica,
     path: PathBuf,
-    patience: Duration,
+    swap: Swap,
     url: String,
     note: Option<ServerNote>,
 }
@@ -79,11 +79,13 @@ impl Storage {
         // An absolute path is never taken for a URI.
         let path = std::path::absolute(path).map_err(|error| Error::File { path: path.to_owned(), error })?;
         let replica = Replica::open_with(&path, options.replica)?;
+        replica.set_clock(options.now_ms)?;
         replica.connection().busy_timeout(options.busy_timeout).map_err(rejoin::Error::from)?;
         // Refuses files of cr-sqlite, of newer versions, and what is no database.
         replica.site_id()?;
         let note = replica.server()?;
-        Ok(Storage { replica, path, patience: options.busy_timeout, url, note })
+        let swap = Swap { patience: options.busy_timeout, now_ms: options.now_ms };
+        Ok(Storage { replica, path, swap, url, note })
     }
 
     fn run(&mut self, jobs: &Receiver<Job>, events: &UnboundedSender<Event>) {
@@ -120,7 +122,7 @@ impl Storage {
     }
 
     fn start_over(&mut self, snapshot: &Path) -> Reply {
-        let done = swap::replace(&self.replica, &self.path, snapshot, self.patience);
+        let done = self.swap.replace(&self.replica, &self.path, snapshot);
         self.note = None;
         match done.and_then(|_| self.facts()) {
             Ok(facts) => Reply::StartedOver(facts),

@@ -11,37 +11,57 @@ use rusqlite::backup::{Backup, StepResult};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Puts the snapshot, which is used up, in the place of what the database holds.
-pub fn replace(replica: &Replica, path: &Path, snapshot: &Path, patience: Duration) -> Result<Replayed> {
-    let mode = |pragma: &str| replica.connection().query_row(pragma, [], |r| r.get::<_, String>(0));
-    let before = mode("PRAGMA main.journal_mode")?;
-    if mode("PRAGMA main.journal_mode = WAL")? != "wal" {
-        return Err(Error::State {
-            why: "to start over from a snapshot, the database must be in WAL mode".into(),
-        });
-    }
-    let room = Replica::from_snapshot(snapshot)?;
-    let replayed = swap(replica, path, &room, patience)?;
-    drop(room);
-    // What is left of it is of no use.
-    let _ = std::fs::remove_file(snapshot);
-    if before != "wal" {
-        mode(&format!("PRAGMA main.journal_mode = {before}"))?;
-    }
-    Ok(replayed)
+/// How the one takes the place of the other.
+pub struct Swap {
+    /// How long to wait for other writers.
+    pub patience: Duration,
+    pub now_ms: fn() -> i64,
 }
 
-fn swap(replica: &Replica, path: &Path, room: &Replica, patience: Duration) -> Result<Replayed> {
-    let mut target = Connection::open(path)?;
-    let backup = Backup::new(room.connection(), &mut target)?;
-    // No page yet, but the lock.
-    step(&backup, 0, patience)?;
-    room.adopt_schema(&replica.schema()?)?;
-    let replayed = replica.replay_onto(room)?;
-    room.set_clock_offset_ms(replica.clock_offset_ms()?)?;
-    bring_along(room.connection(), path)?;
-    step(&backup, -1, patience)?;
-    Ok(replayed)
+impl Swap {
+    /// Puts the snapshot, which is used up, in the place of what the database holds.
+    pub fn replace(&self, replica: &Replica, path: &Path, snapshot: &Path) -> Result<Replayed> {
+        let mode = |pragma: &str| replica.connection().query_row(pragma, [], |r| r.get::<_, String>(0));
+        let before = mode("PRAGMA main.journal_mode")?;
+        if mode("PRAGMA main.journal_mode = WAL")? != "wal" {
+            return Err(Error::State {
+                why: "to start over from a snapshot, the database must be in WAL mode".into(),
+            });
+        }
+        fit_pages(snapshot, replica.connection())?;
+        let room = Replica::from_snapshot(snapshot)?;
+        room.set_clock(self.now_ms)?;
+        let replayed = self.swap(replica, path, &room)?;
+        drop(room);
+        // What is left of it is of no use.
+        let _ = std::fs::remove_file(snapshot);
+        if before != "wal" {
+            mode(&format!("PRAGMA main.journal_mode = {before}"))?;
+        }
+        Ok(replayed)
+    }
+
+    fn swap(&self, replica: &Replica, path: &Path, room: &Replica) -> Result<Replayed> {
+        let mut target = Connection::open(path)?;
+        let backup = Backup::new(room.connection(), &mut target)?;
+        // No page yet, but the lock.
+        step(&backup, 0, self.patience)?;
+        room.adopt_schema(&replica.schema()?)?;
+        let replayed = replica.replay_onto(room)?;
+        bring_along(room.connection(), path)?;
+        step(&backup, -1, self.patience)?;
+        Ok(replayed)
+    }
+}
+
+/// A database in WAL mode keeps the size of its pages, so the snapshot takes it.
+fn fit_pages(snapshot: &Path, old: &Connection) -> Result<()> {
+    let size = |conn: &Connection| conn.query_row("PRAGMA page_size", [], |r| r.get::<_, i64>(0));
+    let (room, bytes) = (Connection::open(snapshot)?, size(old)?);
+    if size(&room)? != bytes {
+        room.execute_batch(&format!("PRAGMA page_size = {bytes}; VACUUM"))?;
+    }
+    Ok(())
 }
 
 fn step(backup: &Backup<'_, '_>, pages: i32, patience: Duration) -> Result<()> {

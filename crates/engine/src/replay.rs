@@ -46,6 +46,8 @@ impl Replica {
         writing(engine, || {
             engine.scoped("crsql_replay", || {
                 crate::config::set(engine, "clock", ValueRef::Text(clock.as_bytes()))?;
+                // By the clock as it is are the old file's versions judged.
+                crate::restamp::set_offset(&mut *engine.core()?, offset_ms)?;
                 for (part, made) in parts.iter().filter(|(_, made)| made.versions > 0) {
                     let reader = rejoin_wire::Reader::open(&made.bytes).map_err(wire)?;
                     let options = Options { any_lineage: true, over_gap: true, replay: Some(*part) };
@@ -55,7 +57,6 @@ impl Replica {
                     replayed.lost += cells_lost;
                 }
                 let mut core = engine.core()?;
-                crate::restamp::set_offset(&mut core, offset_ms)?;
                 rejected.iter().try_for_each(|cell| cell.put(&core))?;
                 core.go_on_from(high)?;
                 Ok(replayed)

@@ -221,9 +221,9 @@ async fn snapshot(State(app): State<Arc<App>>, Path(name): Path<String>, headers
         let name = room_of(&name)?;
         granted(&app, &name, &headers)?;
         let room = app.rooms.get(&name, false).await?;
-        let version =
-            room.run(|owner| owner.version()).await.ok_or_else(|| internal("the room has failed"))??;
-        let snapshot = room.snapshots.get(version).await.map_err(|e| {
+        let (version, horizon) =
+            room.run(|owner| owner.place()).await.ok_or_else(|| internal("the room has failed"))??;
+        let snapshot = room.snapshots.get(version, &horizon).await.map_err(|e| {
             tracing::error!(room = %name, "no snapshot: {e}");
             fault(Code::Internal, "the snapshot could not be made; the server's log says why")
         })?;

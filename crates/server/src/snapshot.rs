@@ -5,7 +5,7 @@
 
 use crate::config::Config;
 use crate::members::TABLES;
-use rejoin::{Options, Replica};
+use rejoin::{Options, Replica, VersionVector};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -20,6 +20,7 @@ pub struct Snapshot {
     /// BLAKE3, in hex; also the entity tag.
     pub hash: String,
     version: i64,
+    vector: VersionVector,
 }
 
 pub struct Snapshots {
@@ -42,11 +43,12 @@ impl Snapshots {
         }
     }
 
-    /// A snapshot that is not too old for a room at `version`.
-    pub async fn get(&self, version: i64) -> Result<Arc<Snapshot>, String> {
+    /// A snapshot that is not too old for a room at `version`, and lacks nothing below its horizon: who has it is to be let in.
+    pub async fn get(&self, version: i64, horizon: &VersionVector) -> Result<Arc<Snapshot>, String> {
         let mut last = self.last.lock().await;
         if let Some(snapshot) = &*last
             && version - snapshot.version <= self.moves_max
+            && snapshot.vector.covers(horizon)
         {
             return Ok(snapshot.clone());
         }
@@ -67,12 +69,12 @@ fn make(room: &Path, folder: &Path, version: i64) -> Result<Snapshot, String> {
         let mut options = Options::default();
         options.create = false;
         let replica = Replica::open_with(room, options).map_err(|e| e.to_string())?;
-        replica.snapshot_to(&path, &TABLES).map_err(|e| e.to_string())?;
+        let vector = replica.snapshot_to(&path, &TABLES).map_err(|e| e.to_string())?.vector;
         let file = File::open(&path).map_err(|e| e.to_string())?;
         let mut hasher = blake3::Hasher::new();
         std::io::copy(&mut &file, &mut hasher).map_err(|e| e.to_string())?;
         let bytes = file.metadata().map_err(|e| e.to_string())?.len();
-        Ok(Snapshot { file, bytes, hash: hasher.finalize().to_hex().to_string(), version })
+        Ok(Snapshot { file, bytes, hash: hasher.finalize().to_hex().to_string(), version, vector })
     })();
     let _ = std::fs::remove_file(&path);
     made

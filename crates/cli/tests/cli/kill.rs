@@ -10,10 +10,10 @@ use std::time::{Duration, Instant, SystemTime};
 const CHILD: &str = "REJOIN_KILL_CHILD";
 
 /// SplitMix64.
-struct Dice(u64);
+pub(crate) struct Dice(u64);
 
 impl Dice {
-    fn new() -> Dice {
+    pub fn new() -> Dice {
         let given = std::env::var("REJOIN_SEED").ok().and_then(|s| s.parse().ok());
         let now =
             || SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64);
@@ -23,7 +23,7 @@ impl Dice {
         Dice(seed)
     }
 
-    fn below(&mut self, n: u64) -> u64 {
+    pub fn below(&mut self, n: u64) -> u64 {
         self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
         let mut z = self.0;
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
@@ -32,11 +32,11 @@ impl Dice {
     }
 }
 
-fn rounds() -> u64 {
+pub(crate) fn rounds() -> u64 {
     if std::env::var_os("REJOIN_LONG").is_some() { 100 } else { 10 }
 }
 
-fn kill(child: &mut Child) {
+pub(crate) fn kill(child: &mut Child) {
     child.kill().expect("kill");
     child.wait().expect("wait");
 }

@@ -2,7 +2,9 @@
 
 mod changesets;
 mod compact;
+mod endtoend;
 mod files;
+mod healing;
 mod help;
 mod import;
 mod init;

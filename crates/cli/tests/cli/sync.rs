@@ -7,19 +7,37 @@ use std::process::{Child, Command, Stdio};
 /// A server of the folder's rooms, until it is dropped.
 pub(crate) struct Serving {
     child: Child,
+    pub address: String,
     pub url: String,
 }
 
 impl Serving {
-    fn start(f: &Folder, more: &[&str]) -> Serving {
-        let mut words = vec!["serve", "--data", "rooms", "--listen", "127.0.0.1:0", "--insecure-no-auth"];
+    pub fn start(f: &Folder, more: &[&str]) -> Serving {
+        Serving::start_at(f, "127.0.0.1:0", more)
+    }
+
+    pub fn start_at(f: &Folder, address: &str, more: &[&str]) -> Serving {
+        let mut words = vec!["serve", "--data", "rooms", "--listen", address, "--insecure-no-auth"];
         words.extend(more);
         let mut command = f.command(&words);
         let mut child = command.stdout(Stdio::piped()).stderr(Stdio::null()).spawn().expect("run rejoin");
         let mut line = String::new();
         BufReader::new(child.stdout.take().expect("stdout")).read_line(&mut line).expect("read");
         let address = line.trim().strip_prefix("listening on ").expect("an address");
-        Serving { url: format!("ws://{address}/shop"), child }
+        Serving { url: format!("ws://{address}/shop"), address: address.to_owned(), child }
+    }
+
+    /// `kill -9`.
+    pub fn kill(mut self) {
+        self.child.kill().expect("kill");
+        self.child.wait().expect("wait");
+    }
+
+    /// SIGTERM, and waits.
+    pub fn stop(mut self) {
+        let sent = Command::new("kill").args(["-TERM", &self.child.id().to_string()]).status();
+        assert!(sent.expect("run kill").success());
+        assert!(self.child.wait().expect("wait").success());
     }
 }
 

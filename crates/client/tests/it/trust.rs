@@ -6,21 +6,25 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rejoin_client::{Options, State, Token, clone_room, sync_once};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-const SECRET: &str = "a secret for tests alone, longer than thirty-two bytes";
-const AUTH: &str = "schema = 'adopt'\n[auth]\nkey_file = 'secret'\nalgorithm = 'HS256'\nleeway_s = 0";
+pub const SECRET: &str = "a secret for tests alone, longer than thirty-two bytes";
+pub const AUTH: &str = "schema = 'adopt'\n[auth]\nkey_file = 'secret'\nalgorithm = 'HS256'\nleeway_s = 0";
 
-fn token(seconds: u64, more: &str) -> String {
+fn anns(seconds: u64, more: &str) -> String {
+    token("ann", seconds, more)
+}
+
+pub fn token(subject: &str, seconds: u64, more: &str) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-    let claims = format!(r#"{{"sub": "ann", "room": "shop", "exp": {}{more}}}"#, now + seconds);
+    let claims = format!(r#"{{"sub": "{subject}", "room": "shop", "exp": {}{more}}}"#, now + seconds);
     let input =
         format!("{}.{}", URL_SAFE_NO_PAD.encode(r#"{"alg": "HS256"}"#), URL_SAFE_NO_PAD.encode(claims));
     let key = ring::hmac::Key::new(ring::hmac::HMAC_SHA256, SECRET.as_bytes());
     format!("{input}.{}", URL_SAFE_NO_PAD.encode(ring::hmac::sign(&key, input.as_bytes())))
 }
 
-const MAY_ALL: &str = r#", "schema": true"#;
+pub const MAY_ALL: &str = r#", "schema": true"#;
 
-fn with(token: Token) -> Options {
+pub fn with(token: Token) -> Options {
     Options { token, ..Options::default() }
 }
 
@@ -32,17 +36,17 @@ fn no_token_a_wrong_one_and_one_for_reading() {
     let sync = |token| sync_once(place.path("a.db"), &place.url("shop"), with(token)).expect("it ends").state;
     assert!(matches!(sync(Token::None), State::Incompatible { .. }));
     assert!(matches!(sync(Token::Fixed("x.y.z".into())), State::Incompatible { .. }));
-    assert_eq!(sync(Token::Fixed(token(600, MAY_ALL))), State::Synced);
+    assert_eq!(sync(Token::Fixed(anns(600, MAY_ALL))), State::Synced);
     let reading = r#", "read_only": true"#;
-    assert_eq!(sync(Token::Fixed(token(600, reading))), State::Synced);
+    assert_eq!(sync(Token::Fixed(anns(600, reading))), State::Synced);
     insert(&a, 2, "y");
-    let State::Behind { pending: 1, reason } = sync(Token::Fixed(token(600, reading))) else {
+    let State::Behind { pending: 1, reason } = sync(Token::Fixed(anns(600, reading))) else {
         panic!("it must wait")
     };
     assert!(reason.contains("reading only"), "{reason}");
     let clone = |token| clone_room(&place.url("shop"), place.path("b.db"), &with(token), |_| ());
     assert!(matches!(clone(Token::None), Err(rejoin_client::Error::Refused { status: 401, .. })));
-    clone(Token::Fixed(token(600, ""))).expect("it clones");
+    clone(Token::Fixed(anns(600, ""))).expect("it clones");
 }
 
 /// The file with the token is written anew before, or after, the token in it ends: the client goes on by itself.
@@ -51,17 +55,17 @@ fn a_token_is_renewed() {
     let place = Place::with(AUTH, &[("secret", SECRET)]);
     let a = place.replica("a.db");
     let file = place.path("token");
-    std::fs::write(&file, token(6, MAY_ALL)).expect("write");
+    std::fs::write(&file, anns(6, MAY_ALL)).expect("write");
     let mut at_a = place.client_with("a.db", "shop", with(Token::File(file.clone())));
     at_a.until_synced();
     // In time: the connection stays.
-    std::fs::write(&file, token(9, MAY_ALL)).expect("write");
+    std::fs::write(&file, anns(9, MAY_ALL)).expect("write");
     std::thread::sleep(std::time::Duration::from_secs(7));
     assert_eq!(at_a.client.state(), State::Synced);
     // Too late.
     at_a.until_state("incompatible");
     insert(&a, 1, "meanwhile");
-    std::fs::write(&file, token(600, MAY_ALL)).expect("write");
+    std::fs::write(&file, anns(600, MAY_ALL)).expect("write");
     at_a.until("synced", |r| r.state == State::Synced && r.pending == 0);
 }
 

@@ -5,7 +5,7 @@ use rejoin_client::{Options, Report, State, SyncClient, Waited, Watch};
 use rejoin_server::{Server, config};
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tempfile::TempDir;
 use tokio::runtime::Runtime;
 
@@ -94,7 +94,11 @@ impl Place {
     }
 
     pub fn client_with(&self, name: &str, room: &str, options: Options) -> Syncing {
-        let client = SyncClient::start(self.path(name), &self.url(room), options).expect("it starts");
+        self.client_at(name, &self.url(room), options)
+    }
+
+    pub fn client_at(&self, name: &str, url: &str, options: Options) -> Syncing {
+        let client = SyncClient::start(self.path(name), url, options).expect("it starts");
         Syncing { watch: client.watch(), client }
     }
 }
@@ -169,5 +173,27 @@ pub fn assert_equal(a: &Replica, b: &Replica) {
     for replica in [a, b] {
         let report = replica.verify().expect("verifies");
         assert!(report.is_clean(), "{:?}", report.problems);
+    }
+}
+
+/// SplitMix64. The seed is shown if the test fails, and `REJOIN_SEED` gives it.
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new() -> Dice {
+        let given = std::env::var("REJOIN_SEED").ok().and_then(|s| s.parse().ok());
+        let seed = given.unwrap_or_else(|| {
+            SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |d| d.as_nanos() as u64)
+        });
+        println!("REJOIN_SEED={seed}");
+        Dice(seed)
+    }
+
+    pub fn below(&mut self, n: u64) -> u64 {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        (z ^ (z >> 31)) % n
     }
 }

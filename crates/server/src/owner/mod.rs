@@ -106,9 +106,10 @@ impl Owner {
         self.shared.has_clients()
     }
 
-    /// Where the room is at this moment.
-    pub fn version(&self) -> Result<i64, Fault> {
-        self.replica.position().map(|p| p.0).map_err(|e| failed(&e))
+    /// Where the room is at this moment, and its horizon.
+    pub fn place(&self) -> Result<(i64, VersionVector), Fault> {
+        let place = || Ok((self.replica.position()?.0, self.replica.horizon()?));
+        place().map_err(|e: Error| failed(&e))
     }
 
     /// Who is there, what the room holds, and whether the two fit together; nothing is merged yet.
@@ -277,8 +278,8 @@ impl Owner {
         if self.flushed.elapsed() >= FLUSH {
             self.flushed = Instant::now();
             self.flush();
-            self.collect_if_due();
         }
+        self.collect_if_due();
         if self.schema_polled.elapsed() >= SCHEMA_POLL {
             self.schema_polled = Instant::now();
             match self.migrate() {
@@ -358,14 +359,16 @@ impl Owner {
     fn collect_if_due(&mut self) {
         let limits = &self.config.limits;
         let every_ms = u64::from(limits.collect_h) * 3_600_000;
-        let conn = self.replica.connection();
+        let days = u64::from(limits.replica_days);
         if every_ms == 0 || self.members.collected_ms + every_ms > crate::app::now_ms() {
             return;
         }
-        if let Err(e) = self.members.note_collected(conn) {
+        if let Err(e) = self.members.note_collected(self.replica.connection()) {
             tracing::error!(room = %self.name, "{e}");
         }
-        if let Err(e) = self.collect(u64::from(limits.replica_days)) {
+        // What was acknowledged and is only in memory counts, too.
+        self.flush();
+        if let Err(e) = self.collect(days) {
             tracing::error!(room = %self.name, "nothing was collected: {e}");
         }
     }

@@ -35,8 +35,7 @@ impl Client {
             return self.fail(fault(Code::Version, message), now_ms);
         }
         if self.facts.lineage.is_some_and(|ours| ours != welcome.lineage) {
-            let message = "this database and the room have nothing to do with each other (other lineage); \
-                           `rejoin sync --start-over` takes the room's state and keeps what only this database has";
+            let message = "this database and the room have nothing to do with each other (other lineage)";
             return self.fail(fault(Code::OtherLineage, message), now_ms);
         }
         // The server wrote its time about half-way between the two moments.

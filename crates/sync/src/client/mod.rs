@@ -57,6 +57,13 @@ struct Settling {
 /// How long a server may take to answer the first frame.
 const GREETING_MS: u64 = 20_000;
 
+/// The way out where database and room have nothing to do with each other.
+const START_OVER: &str =
+    "`rejoin sync --start-over` takes the room's state and keeps what only this database has";
+
+/// Clocks that are kept right go back by less at once.
+const SET_BACK_MS: u64 = 1_000;
+
 /// When a server is asked again that did not take this database: somebody may have done something.
 const REFUSED_MS: u64 = 60_000;
 
@@ -78,6 +85,8 @@ pub struct Client {
     remains: Option<Remains>,
     backoff: Backoff,
     random: u64,
+    /// The time of the last event.
+    at_ms: u64,
     told: Option<State>,
     /// Frames to send and what else comes of the event at hand.
     out: Vec<Effect>,
@@ -99,6 +108,7 @@ impl Client {
             remains: None,
             backoff: Backoff::default(),
             random,
+            at_ms: 0,
             told: None,
             out: Vec::new(),
         }
@@ -115,6 +125,9 @@ impl Client {
 
     /// What came of an event. `now_ms`: Unix milliseconds by this machine's clock.
     pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
+        if now_ms.saturating_add(SET_BACK_MS) < std::mem::replace(&mut self.at_ms, now_ms) {
+            self.set_back(now_ms);
+        }
         match event {
             Event::Start => self.start(),
             Event::Stop => self.stop(),
@@ -147,6 +160,18 @@ impl Client {
             Phase::Settling(s) => Some(s.open.wake_at()),
             Phase::Open(open) => Some(open.wake_at()),
             _ => None,
+        }
+    }
+
+    /// This machine's clock was set: what is to be done at some time would be done too late, and how wrong the clock is has to
+    /// be measured again. One that is set forward ends the connection, as if the server had been silent.
+    fn set_back(&mut self, now_ms: u64) {
+        match &mut self.phase {
+            Phase::Offline { retry_at: Some(at), .. } => *at = now_ms,
+            phase if phase.is_connected() => {
+                self.fail(fault(Code::GoingAway, "the clock of this machine was set"), now_ms);
+            }
+            _ => {}
         }
     }
 
@@ -232,6 +257,9 @@ impl Client {
             // Another token has come since.
             Retry::Never if fault.code == Code::Unauthenticated && self.told_token != self.config.token => {
                 self.offline(fault.message, None, now_ms);
+            }
+            Retry::Never if fault.code == Code::OtherLineage => {
+                self.refuse(format!("{}; {START_OVER}", fault.message), now_ms);
             }
             Retry::Never => self.refuse(fault.message, now_ms),
             Retry::Now | Retry::Later => {

@@ -1,0 +1,164 @@
+//! Clocks that are a year off, on either side, or are set while a client runs. What was written later wins by the clock of the
+//! room; what a wrong clock says neither wins for ever nor is refused for ever.
+
+use crate::util::*;
+use rejoin::Replica;
+use rejoin_client::{Options, State, sync_once};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+const YEAR_MS: i64 = 365 * 86_400_000;
+
+fn right() -> i64 {
+    i64::try_from(SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_millis())
+        .expect("a time")
+}
+
+fn year_ahead() -> i64 {
+    right() + YEAR_MS
+}
+
+fn year_behind() -> i64 {
+    right() - YEAR_MS
+}
+
+fn by(now_ms: fn() -> i64) -> Options {
+    Options { now_ms, ..Options::default() }
+}
+
+fn retitle(replica: &Replica, title: &str) {
+    replica.connection().execute("UPDATE books SET title = ?1 WHERE id = 1", [title]).expect("update");
+}
+
+/// Unix milliseconds of the newest stamp.
+fn newest_ms(replica: &Replica) -> i64 {
+    let sql = "SELECT CAST(substr(crsql_hlc_text(max(col_version), crsql_site_id()), 1, 15) AS INTEGER) FROM crsql_changes \
+        WHERE cid <> '-1'";
+    replica.connection().query_row(sql, [], |r| r.get(0)).expect("a stamp")
+}
+
+/// Two replicas by these clocks, of which each is later than the other once before they meet, and once after.
+fn later_wins(at_a: fn() -> i64, at_b: fn() -> i64) {
+    for a_is_later in [false, true] {
+        let place = Place::new();
+        let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+        a.set_clock(at_a).expect("a clock");
+        b.set_clock(at_b).expect("a clock");
+        let sync = |name: &str| {
+            let clock = if name == "a.db" { at_a } else { at_b };
+            let report = sync_once(place.path(name), &place.url("shop"), by(clock)).expect("it syncs");
+            assert_eq!((report.state, report.pending), (State::Synced, 0), "{name}");
+        };
+        let (earlier, later) = if a_is_later { (&b, &a) } else { (&a, &b) };
+        insert(earlier, 1, "");
+        insert(later, 1, "");
+        for order in [["a.db", "b.db"], ["b.db", "a.db"]] {
+            retitle(earlier, &format!("earlier, {order:?}"));
+            // Much longer than a measured clock is off.
+            std::thread::sleep(Duration::from_millis(700));
+            let title = format!("later, {order:?}");
+            retitle(later, &title);
+            order.into_iter().chain(["a.db", "b.db"]).for_each(sync);
+            assert_eq!(titles(&a)[0].1, title);
+            assert_equal(&a, &b);
+        }
+        for replica in [&a, &b] {
+            let off = newest_ms(replica) - right();
+            assert!((-60_000..=5_000).contains(&off), "{off} ms");
+        }
+    }
+}
+
+#[test]
+fn a_client_a_year_ahead() {
+    later_wins(year_ahead, right);
+}
+
+#[test]
+fn a_client_a_year_behind() {
+    later_wins(year_behind, right);
+}
+
+/// To all clients, the server is a year behind.
+#[test]
+fn a_server_a_year_behind() {
+    later_wins(year_ahead, year_ahead);
+}
+
+#[test]
+fn a_server_a_year_ahead() {
+    later_wins(year_behind, year_behind);
+}
+
+#[test]
+fn two_clients_off_in_both_directions() {
+    later_wins(year_ahead, year_behind);
+}
+
+/// The room was made anew: what is written onto it is judged by the clock as the server has corrected it before.
+#[test]
+fn starting_over_by_a_wrong_clock() {
+    for clock in [year_behind, year_ahead] {
+        let mut place = Place::new();
+        let a = place.replica("a.db");
+        a.set_clock(clock).expect("a clock");
+        insert(&a, 1, "in the old room");
+        let sync = |place: &Place| {
+            sync_once(place.path("a.db"), &place.url("shop"), by(clock)).expect("it ends").state
+        };
+        assert_eq!(sync(&place), State::Synced);
+        place.stop();
+        for more in ["", "-wal", "-shm"] {
+            let _ = std::fs::remove_file(place.path(&format!("rooms/shop.db{more}")));
+        }
+        place.start();
+        let b = place.replica("b.db");
+        insert(&b, 2, "in the new room");
+        sync_once(place.path("b.db"), &place.url("shop"), by(right)).expect("it syncs");
+        insert(&a, 3, "never sent");
+        assert_eq!(sync(&place).name(), "incompatible");
+        rejoin_client::start_over(place.path("a.db"), &place.url("shop"), &by(clock), |_| ())
+            .expect("starts over");
+        assert_eq!(sync(&place), State::Synced);
+        sync_once(place.path("b.db"), &place.url("shop"), by(right)).expect("it syncs");
+        assert_eq!(titles(&b).len(), 3);
+        assert_equal(&a, &b);
+        let off = newest_ms(&b) - right();
+        assert!((-60_000..=5_000).contains(&off), "{off} ms");
+    }
+}
+
+/// A clock that is set while the client is connected, or waits for the server, does not stop it.
+#[test]
+fn a_clock_that_is_set_while_it_runs() {
+    static SET_MS: AtomicI64 = AtomicI64::new(0);
+    fn set() -> i64 {
+        right() + SET_MS.load(Ordering::SeqCst)
+    }
+    let mut place = Place::with("[limits]\nidle_s = 3", &[]);
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    a.set_clock(set).expect("a clock");
+    let mut at_a = place.client_with("a.db", "shop", by(set));
+    let mut at_b = place.client("b.db", "shop");
+    at_a.until_synced();
+    at_b.until_synced();
+    for (n, ms) in [YEAR_MS, 0, -YEAR_MS, 0].into_iter().enumerate() {
+        SET_MS.store(ms, Ordering::SeqCst);
+        insert(&a, n as i64, "by another clock");
+        eventually("there", || titles(&b).len() == n + 1);
+        at_a.until("synced", |r| r.state == State::Synced && r.pending == 0);
+    }
+    // While it waits to connect again.
+    SET_MS.store(YEAR_MS, Ordering::SeqCst);
+    place.stop();
+    at_a.until_state("offline");
+    SET_MS.store(0, Ordering::SeqCst);
+    place.start();
+    insert(&a, 9, "and back");
+    at_a.until("synced", |r| r.state == State::Synced && r.pending == 0);
+    at_b.until_synced();
+    eventually("equal", || titles(&a) == titles(&b));
+    assert_equal(&a, &b);
+    let off = newest_ms(&b) - right();
+    assert!((-120_000..=5_000).contains(&off), "{off} ms");
+}

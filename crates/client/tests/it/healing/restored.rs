@@ -1,0 +1,151 @@
+//! Point 3 of what shops suffered from: a server that was restored from an old backup. Its clients fill it again, as far as they
+//! may; as long as something is missing that only others may hand in, nobody is green.
+
+use crate::trust::{AUTH, MAY_ALL, SECRET, token, with};
+use crate::util::*;
+use rejoin::Replica;
+use rejoin_client::{Options, State, Token, sync_once};
+
+fn sync(place: &Place, name: &str) {
+    let report = sync_once(place.path(name), &place.url("shop"), Options::default()).expect("it syncs");
+    assert_eq!((report.state, report.pending), (State::Synced, 0), "{name}");
+}
+
+/// The room's file as it is now, while no server runs.
+fn backup(place: &mut Place) -> Vec<u8> {
+    place.stop();
+    let copy = std::fs::read(place.room_file("shop")).expect("the room's file");
+    place.start();
+    copy
+}
+
+fn restore(place: &mut Place, copy: &[u8]) {
+    place.stop();
+    for more in ["-wal", "-shm"] {
+        let _ = std::fs::remove_file(place.path(&format!("rooms/shop.db{more}")));
+    }
+    std::fs::write(place.room_file("shop"), copy).expect("restored");
+    place.start();
+}
+
+fn ids(replica: &Replica) -> Vec<i64> {
+    titles(replica).iter().map(|t| t.0).collect()
+}
+
+#[test]
+fn without_relay_nobody_is_green_who_knows_what_a_vanished_replica_wrote() {
+    let mut place = Place::with(AUTH, &[("secret", SECRET)]);
+    let [a, b] = ["a.db", "b.db"].map(|name| place.replica(name));
+    let sync = |place: &Place, name: &str, subject: &str, claims: &str| {
+        let token = Token::Fixed(token(subject, 600, claims));
+        sync_once(place.path(name), &place.url("shop"), with(token)).expect("it ends")
+    };
+    insert(&a, 1, "before the backup");
+    assert_eq!(sync(&place, "a.db", "ann", MAY_ALL).state, State::Synced);
+    let copy = backup(&mut place);
+    insert(&a, 2, "a's own");
+    insert(&b, 3, "of one who will vanish");
+    for (name, subject) in [("a.db", "ann"), ("b.db", "bob"), ("a.db", "ann")] {
+        assert_eq!(sync(&place, name, subject, MAY_ALL).state, State::Synced, "{name}");
+    }
+    restore(&mut place, &copy);
+    // Its own come back, the other's may not; the state says so, and stays so.
+    for _ in 0..2 {
+        let report = sync(&place, "a.db", "ann", "");
+        let State::Behind { pending: 0, reason } = report.state else { panic!("{report:?}") };
+        assert!(reason.contains("lacks 1 transaction") && reason.contains("relay"), "{reason}");
+        let room = Replica::open(place.room_file("shop")).expect("opens");
+        assert_eq!(ids(&room), [1, 2]);
+    }
+    // Who never knew of it is green, and so is the one who wrote it when it comes back.
+    let c = place.replica("c.db");
+    assert_eq!(sync(&place, "c.db", "cem", "").state, State::Synced);
+    assert_eq!(ids(&c), [1, 2]);
+    let found = restored_by_owner_or_relay(&mut place, &a, sync);
+    assert_eq!(found, [1, 2, 3]);
+    assert_eq!(sync(&place, "c.db", "cem", "").state, State::Synced);
+    assert_equal(&a, &c);
+}
+
+/// Two ways out: somebody with the claim `relay` hands it in; or its owner, who was only away.
+fn restored_by_owner_or_relay(
+    place: &mut Place,
+    a: &Replica,
+    sync: impl Fn(&Place, &str, &str, &str) -> rejoin_client::Report,
+) -> Vec<i64> {
+    let before = backup(place);
+    assert_eq!(sync(place, "b.db", "bob", "").state, State::Synced);
+    assert_eq!(sync(place, "a.db", "ann", "").state, State::Synced);
+    restore(place, &before);
+    let report = sync(place, "a.db", "ann", "");
+    assert_eq!(report.state.name(), "behind", "{report:?}");
+    assert_eq!(sync(place, "a.db", "ann", r#", "relay": true"#).state, State::Synced);
+    assert_eq!(sync(place, "a.db", "ann", "").state, State::Synced);
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    assert_equal(a, &room);
+    ids(&room)
+}
+
+/// The server's own transactions are a case of their own: it must not use the numbers again that it has lost.
+#[test]
+fn a_restored_room_goes_on_under_a_new_site_id() {
+    let mut place = Place::new();
+    let a = place.replica("a.db");
+    insert(&a, 1, "from a client");
+    sync(&place, "a.db");
+    let copy = backup(&mut place);
+    let write = |place: &Place, id: i64, title: &str| {
+        let room = Replica::open(place.room_file("shop")).expect("opens");
+        insert(&room, id, title);
+        room.site_id().expect("an id")
+    };
+    let before = write(&place, 2, "in the room's file, by another program");
+    sync(&place, "a.db");
+    assert_eq!(ids(&a), [1, 2]);
+    restore(&mut place, &copy);
+    let mut at_a = place.client("a.db", "shop");
+    at_a.until_synced();
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    let after = write(&place, 3, "and went on");
+    assert_ne!(after, before);
+    eventually("there", || ids(&a) == [1, 2, 3] && ids(&room) == [1, 2, 3]);
+    at_a.until_synced();
+    assert_equal(&a, &room);
+    // A newcomer gets all of it.
+    let b = place.replica("b.db");
+    sync(&place, "b.db");
+    assert_equal(&a, &b);
+}
+
+/// Point 4 of what shops suffered from: export and import of the database as one ordinary SQLite file. The copy that is
+/// imported goes on as a replica of its own, and so does one that was copied byte for byte, at the latest when both write.
+#[test]
+fn an_exported_file_is_ordinary_and_an_imported_one_a_replica_of_its_own() {
+    let place = Place::new();
+    let a = place.replica("a.db");
+    insert(&a, 1, "exported");
+    sync(&place, "a.db");
+    insert(&a, 2, "exported, and not sent yet");
+    let export = place.path("export.db");
+    a.connection().execute("VACUUM INTO ?1", [export.to_str()]).expect("a copy");
+    // Any SQLite reads it.
+    let plain = rusqlite::Connection::open(&export).expect("opens");
+    let rows = plain.query_row("SELECT group_concat(title, '; ') FROM books", [], |r| r.get::<_, String>(0));
+    assert_eq!(rows.as_deref(), Ok("exported; exported, and not sent yet"));
+    assert_eq!(plain.query_row("PRAGMA integrity_check", [], |r| r.get::<_, String>(0)).as_deref(), Ok("ok"));
+    drop(plain);
+    a.connection().query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(())).expect("a checkpoint");
+    std::fs::copy(place.path("a.db"), place.path("copied.db")).expect("copied");
+    let replicas = ["export.db", "copied.db"].map(|name| Replica::open(place.path(name)).expect("opens"));
+    for (replica, id) in replicas.iter().zip([3, 4]) {
+        insert(replica, id, "by the copy");
+    }
+    insert(&a, 5, "by the original");
+    for name in ["a.db", "export.db", "copied.db", "a.db", "export.db", "copied.db", "a.db", "export.db"] {
+        sync(&place, name);
+    }
+    assert_eq!(ids(&a), [1, 2, 3, 4, 5]);
+    let sites = [&a, &replicas[0], &replicas[1]].map(|r| r.site_id().expect("an id"));
+    assert!(sites[0] != sites[1] && sites[1] != sites[2] && sites[0] != sites[2], "{sites:?}");
+    replicas.iter().for_each(|r| assert_equal(&a, r));
+}

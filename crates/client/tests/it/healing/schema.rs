@@ -1,0 +1,108 @@
+//! Point 3 of what shops suffered from: two clients on two schema versions. Both go on syncing what both know, the light says that
+//! one lacks something, nothing is lost, and after the upgrade all are equal.
+
+use crate::util::*;
+use rejoin::Replica;
+
+const OLD: &str =
+    "CREATE TABLE IF NOT EXISTS books (id INTEGER PRIMARY KEY, title TEXT, stock INTEGER DEFAULT 0);\n";
+/// A column and a table more.
+const NEW: &str = "CREATE TABLE IF NOT EXISTS books (id INTEGER PRIMARY KEY, title TEXT, stock INTEGER DEFAULT 0, author TEXT);\n\
+    CREATE TABLE IF NOT EXISTS orders (id INTEGER PRIMARY KEY, book INTEGER);\n";
+
+/// As an application does it on one of its devices.
+fn upgrade(replica: &Replica) {
+    let sql = "ALTER TABLE books ADD COLUMN author TEXT; CREATE TABLE orders (id INTEGER PRIMARY KEY, book INTEGER)";
+    replica.connection().execute_batch(sql).expect("a migration");
+    replica.replicate("orders").expect("replicated");
+}
+
+fn run(replica: &Replica, sql: &str) {
+    replica.connection().execute_batch(sql).expect("sql");
+}
+
+/// Everything, as far as this schema shows it.
+fn all(replica: &Replica) -> String {
+    let sql = "SELECT (SELECT json_group_array(json_array(id, title, stock, author)) FROM (SELECT * FROM books ORDER BY id)) || \
+        (SELECT json_group_array(json_array(id, book)) FROM (SELECT * FROM orders ORDER BY id))";
+    replica.connection().query_row(sql, [], |r| r.get(0)).expect("rows")
+}
+
+/// The application is upgraded on one device, then at the server, then on the other device.
+#[test]
+fn a_newer_client_then_a_newer_server_then_the_other_client() {
+    let place = Place::with("schema = 'schema.sql'", &[("schema.sql", OLD)]);
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    let (mut at_a, mut at_b) = (place.client("a.db", "shop"), place.client("b.db", "shop"));
+    insert(&a, 1, "both know that");
+    at_a.until_synced();
+    at_b.until_synced();
+    upgrade(&a);
+    run(
+        &a,
+        "UPDATE books SET author = 'Austen' WHERE id = 1; INSERT INTO orders VALUES (1, 1); INSERT INTO books VALUES (2, 'two', 0, 'Herbert')",
+    );
+    let report = at_a.until("behind", |r| r.state.name() == "behind" && r.pending == 3 && r.settled);
+    assert!(report.state.to_string().contains("lacks"), "{}", report.state);
+    // What the other writes goes on coming.
+    insert(&b, 3, "from the old one");
+    eventually("there", || titles(&a).iter().any(|t| t.0 == 3));
+    at_b.until_synced();
+    // The server: now it is the other that lacks something, and is told so.
+    std::fs::write(place.path("schema.sql"), NEW).expect("write");
+    at_a.until("synced", |r| r.pending == 0 && r.state.name() == "synced");
+    let report = at_b.until("behind", |r| r.state.name() == "behind" && r.settled && titles(&b).len() == 3);
+    assert!(report.state.to_string().contains("author"), "{}", report.state);
+    assert_eq!(a.vector().expect("a vector"), b.vector().expect("a vector"));
+    // It still writes to what it knows, also in the rows of which it does not know all.
+    run(
+        &b,
+        "UPDATE books SET stock = 5; DELETE FROM books WHERE id = 2; INSERT INTO books VALUES (4, 'four', 1)",
+    );
+    eventually("there", || titles(&a).iter().any(|t| t.0 == 4));
+    at_b.until("nothing pending", |r| r.pending == 0 && r.settled);
+    assert_eq!(at_b.client.state().name(), "behind");
+    upgrade(&b);
+    at_b.until_synced();
+    at_a.until_synced();
+    let expected =
+        r#"[[1,"both know that",5,"Austen"],[3,"from the old one",5,null],[4,"four",1,null]][[1,1]]"#;
+    for replica in [&a, &b, &Replica::open(place.room_file("shop")).expect("opens")] {
+        assert_eq!(all(replica), expected);
+    }
+    assert_equal(&a, &b);
+    // And both go on with what is new.
+    run(&b, "UPDATE books SET author = 'Joyce' WHERE id = 3; INSERT INTO orders VALUES (2, 3)");
+    eventually("there", || all(&a) == all(&b));
+}
+
+/// The server first; the clients follow one after the other, and work between that.
+#[test]
+fn a_newer_server_and_clients_that_follow() {
+    let place = Place::with("schema = 'schema.sql'", &[("schema.sql", NEW)]);
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    insert(&a, 1, "one");
+    let (mut at_a, mut at_b) = (place.client("a.db", "shop"), place.client("b.db", "shop"));
+    for at in [&mut at_a, &mut at_b] {
+        let report = at.until("behind", |r| r.state.name() == "behind" && r.settled && r.pending == 0);
+        assert!(report.state.to_string().contains("author"), "{}", report.state);
+    }
+    upgrade(&b);
+    at_b.until_synced();
+    run(
+        &b,
+        "UPDATE books SET author = 'Austen', title = 'Emma' WHERE id = 1; INSERT INTO orders VALUES (1, 1)",
+    );
+    eventually("there", || titles(&a) == [(1, "Emma".into())]);
+    // The old one deletes a row and makes it again: what was parked is of its former life.
+    run(&a, "DELETE FROM books WHERE id = 1; INSERT INTO books VALUES (1, 'Emma again', 2)");
+    eventually("there", || titles(&b) == titles(&a));
+    at_a.until("nothing pending", |r| r.pending == 0 && r.settled);
+    assert_eq!(at_a.client.state().name(), "behind");
+    upgrade(&a);
+    at_a.until_synced();
+    at_b.until_synced();
+    assert_eq!(all(&a), r#"[[1,"Emma again",2,null]][[1,1]]"#);
+    assert_eq!(all(&a), all(&b));
+    assert_equal(&a, &b);
+}
