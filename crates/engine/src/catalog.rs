@@ -82,6 +82,8 @@ pub struct Table {
     pub unwatched: bool,
     /// An owned file's table was made anew, and its rows have not been compared with the metadata yet.
     pub rebuilt: bool,
+    /// What a column holds that counts as new has not been compared with its default yet.
+    pub unsure: bool,
     /// The text that made it.
     pub sql: String,
 }
@@ -452,5 +454,6 @@ pub fn build(db: Db, id: u32, live: &LiveTable, saved: &[SavedColumn], unwatched
         sql: live.sql.clone(),
         unwatched,
         rebuilt: false,
+        unsure: false,
     })
 }

@@ -12,6 +12,8 @@ pub struct Matched {
     /// Those of them that are new.
     pub added: Vec<u32>,
     pub gone: Vec<SavedColumn>,
+    /// A column that counts as new may have been one of those that are gone, and then holds values.
+    pub unsure: bool,
 }
 
 /// A column as it is now, with its place in the table.
@@ -39,6 +41,8 @@ pub fn match_columns(saved: &SavedTable, live: &LiveTable, mut next: u32, altere
     }
     let gone = saved.columns.iter().enumerate().filter(|(i, _)| !was.contains(&Some(*i)));
     matched.gone = gone.map(|(_, s)| s.clone()).collect();
+    let added = now.iter().zip(&was).filter(|(_, was)| was.is_none());
+    matched.unsure = added.into_iter().any(|(c, _)| matched.gone.iter().any(|s| same_kind(s, *c)));
     matched
 }
 
@@ -143,7 +147,8 @@ mod tests {
         LiveTable { name, sql, root: 2, without_rowid: false, strict: false, columns }
     }
 
-    /// How the columns after came of those before: `=` stayed, `old` was called so, `+` is new; and what is gone.
+    /// How the columns after came of those before: `=` stayed, `old` was called so, `+` is new; what is gone; `?` if a new one
+    /// may be one of those.
     fn what(before: &[&str], after: &[&str], altered: bool) -> String {
         let before = live(before);
         let was = |(pos, c): (usize, &LiveColumn)| {
@@ -167,6 +172,7 @@ mod tests {
             });
         }
         said.extend(matched.gone.iter().map(|s| format!("-{}", s.name)));
+        said.extend(matched.unsure.then(|| "?".to_owned()));
         said.join(" ")
     }
 
@@ -181,13 +187,13 @@ mod tests {
             (&["a", "b"], &["a", "old", "b"], "= b +"),
             (&["b", "z"], &["old", "z", "b"], "b = +"),
             // DROP b; ADD b.
-            (&["a", "b", "c"], &["a", "c", "b"], "= = + -b"),
+            (&["a", "b", "c"], &["a", "c", "b"], "= = + -b ?"),
             // RENAME a TO x; ADD d, and the same with DROP c.
             (&["a", "b", "c"], &["x", "b", "c", "d"], "a = = +"),
             (&["a", "b", "c"], &["x", "b", "d"], "a = c"),
             (&["a", "b", "c INT"], &["x", "b", "d"], "a = + -c"),
             // Of two that it could be, none; but types tell.
-            (&["a", "b", "c"], &["x", "c"], "+ = -a -b"),
+            (&["a", "b", "c"], &["x", "c"], "+ = -a -b ?"),
             (&["a INT", "b", "c"], &["x", "c"], "b = -a"),
             (&["a", "b", "c", "d"], &["x", "y", "z", "d"], "a b c ="),
             // Behind the last that stayed: the same place and kind.
@@ -195,9 +201,9 @@ mod tests {
             (&["a", "b"], &["a", "x", "y"], "= b +"),
             (&["a", "b"], &["a", "x INT"], "= + -b"),
             (&["a", "b", "c"], &["b", "x"], "= c -a"),
-            (&["a", "b"], &["x"], "+ -a -b"),
+            (&["a", "b"], &["x"], "+ -a -b ?"),
             // RENAME price TO old; DROP z; ADD price: a name that was there is not one that z was renamed to.
-            (&["price", "z"], &["old", "price"], "price + -z"),
+            (&["price", "z"], &["old", "price"], "price + -z ?"),
             // DROP b; ADD b of another type.
             (&["a", "b"], &["a", "b INT"], "= + -b"),
             (&[], &["a"], "+"),
@@ -214,7 +220,7 @@ mod tests {
             (&["a", "b"], &["old", "b", "a"], "+ = ="),
             (&["a", "b"], &["x", "b"], "a ="),
             (&["a", "b"], &["x INT", "b"], "+ = -a"),
-            (&["a", "b"], &["x", "b", "c"], "+ = + -a"),
+            (&["a", "b"], &["x", "b", "c"], "+ = + -a ?"),
         ] {
             assert_eq!(what(before, after, false), expected, "{before:?} {after:?}");
         }

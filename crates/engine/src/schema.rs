@@ -239,9 +239,10 @@ impl Core {
             }
             let Some(live) = describe(self.db, &found.name)? else { continue };
             let altered = self.only_altered(s, &found, watched);
-            let columns = match_columns(s, &live, self.next_column(s.id)?, altered).columns;
-            let mut table = build(self.db, s.id, &live, &columns, !watched)?;
+            let matched = match_columns(s, &live, self.next_column(s.id)?, altered);
+            let mut table = build(self.db, s.id, &live, &matched.columns, !watched)?;
             table.rebuilt = rebuilt;
+            table.unsure = matched.unsure;
             table.user_triggers = user_triggers;
             catalog.insert(table);
         }
@@ -343,8 +344,8 @@ impl Core {
             self.rebuilt.push(table.id);
             return Ok(());
         }
-        self.follow_columns(saved, live, altered)?;
-        let rebuilt = !watched || (self.cfg.owned && live.root != saved.root);
+        let unsure = self.follow_columns(saved, live, altered)?;
+        let rebuilt = unsure || !watched || (self.cfg.owned && live.root != saved.root);
         self.save_table(saved.id, live, kind, &key_names(&keys))?;
         if !watched {
             let columns = self.saved_columns(saved.id)?;
@@ -387,8 +388,8 @@ impl Core {
         Ok(all)
     }
 
-    /// Columns added, dropped, renamed and moved since the table was remembered.
-    fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable, altered: bool) -> Result<()> {
+    /// Columns added, dropped, renamed and moved since the table was remembered. Whether one that counts as new may hold values.
+    fn follow_columns(&mut self, saved: &SavedTable, live: &LiveTable, altered: bool) -> Result<bool> {
         let tbl = saved.id;
         let matched = match_columns(saved, live, self.next_column(tbl)?, altered);
         for s in &matched.gone {
@@ -403,7 +404,7 @@ impl Core {
         for c in matched.columns.iter().filter(|c| matched.added.contains(&c.id)) {
             self.name_column(tbl, c.id, &live.name, &c.name)?;
         }
-        Ok(())
+        Ok(matched.unsure)
     }
 
     fn save_column(&mut self, tbl: u32, c: &SavedColumn) -> Result<()> {

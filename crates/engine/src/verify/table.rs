@@ -185,6 +185,10 @@ impl<'a> Check<'a> {
 
     /// What was never written shows the default.
     fn cells(&mut self, packed: &[u8], meta: &RowMeta, row: &Stmt, from: usize) -> Result<()> {
+        // The next writer stamps what is found there.
+        if self.t.unsure {
+            return Ok(());
+        }
         let written = meta.written();
         for (n, col) in self.t.cols.iter().enumerate() {
             if written.contains(col.id) {

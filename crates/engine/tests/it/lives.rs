@@ -87,6 +87,46 @@ fn a_script_without_a_call_between_is_read_from_the_schema() {
     }
 }
 
+/// Where a rename cannot be told from a drop, the values are taken over as they are found, and reach everybody.
+#[test]
+fn a_script_that_can_be_read_in_two_ways_loses_no_value() {
+    const SHELF: &str = "CREATE TABLE shelf(id INTEGER PRIMARY KEY, a, b, d); SELECT crsql_as_crr('shelf');";
+    for (script, columns) in [
+        ("RENAME COLUMN a TO c; DROP COLUMN b", "c, d"),
+        ("DROP COLUMN b; RENAME COLUMN a TO c", "c, d"),
+        ("RENAME COLUMN a TO x; RENAME COLUMN b TO a; RENAME COLUMN x TO b", "b, a, d"),
+        ("DROP COLUMN b; ADD COLUMN b", "a, d, b"),
+        ("DROP COLUMN d; ADD COLUMN e; RENAME COLUMN a TO c", "c, b, e"),
+    ] {
+        let files = Files::new();
+        let [a, b, c] = ["a.db", "b.db", "c.db"].map(|name| files.open(name, SHELF));
+        run(&a, "INSERT INTO shelf VALUES (1, 10, 20, 30), (2, 11, NULL, NULL)");
+        settle(&[&a, &b]);
+        run(&b, "UPDATE shelf SET d = 31, a = 12 WHERE id = 1");
+        settle(&[&a, &b]);
+        let sql: String = script.split("; ").map(|s| format!("ALTER TABLE shelf {s};")).collect();
+        let plain = rusqlite::Connection::open(files.dir.path().join("a.db")).unwrap();
+        plain.execute_batch(&sql).unwrap();
+        drop(plain);
+        // Nobody has written since, and nothing is wrong.
+        assert_eq!(a.verify().unwrap().problems, [], "{script}");
+        let expected = rows(&a, &format!("SELECT id, {columns} FROM shelf ORDER BY id"));
+        run(&a, "INSERT INTO shelf(id) VALUES (3)");
+        assert_eq!(a.verify().unwrap().problems, [], "{script}");
+        for r in [&b, &c] {
+            run(r, &sql);
+        }
+        run(&c, "INSERT INTO shelf(id) VALUES (4)");
+        settle(&[&a, &b, &c]);
+        let sql = format!("SELECT id, {columns} FROM shelf WHERE id < 3 ORDER BY id");
+        for r in [&a, &b, &c] {
+            assert_eq!(rows(r, &sql), expected, "{script}");
+            assert_eq!(r.verify().unwrap().problems, [], "{script}");
+            assert_equal(&a, r, "shelf");
+        }
+    }
+}
+
 #[test]
 fn dropped_and_added_again() {
     let files = Files::new();
