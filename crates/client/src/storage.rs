@@ -133,11 +133,13 @@ impl Storage {
     fn try_answer(&mut self, request: Request) -> rejoin::Result<Reply> {
         Ok(match request {
             Request::Describe => Reply::Described(self.facts()?),
-            Request::Compare { schema, version } => {
+            Request::Compare { schema, version, server } => {
                 let relation = self.compare(&schema)?;
                 let site = self.replica.site_id()?;
                 let chain = version.map(|v| self.replica.chain_at(site, v)).transpose()?.flatten();
-                Reply::Compared { relation, chain }
+                let server =
+                    server.map(|(id, v)| self.replica.chain_at(SiteId(id), v)).transpose()?.flatten();
+                Reply::Compared { relation, chain, server }
             }
             Request::Prepare(steps) => {
                 steps.into_iter().try_for_each(|step| self.step(step))?;
@@ -266,13 +268,20 @@ impl Storage {
 
     fn apply(&self, bytes: &[u8]) -> rejoin::Result<Reply> {
         use rejoin::Error as E;
+        // A fork of one of its own gives it another.
+        let mine = self.replica.own_sites()?;
         let why = match self.replica.apply_changeset(bytes) {
             Ok(_) => {
                 let holds = rejoin_wire::Reader::open(bytes).map(|r| r.holds()).unwrap_or_default();
                 return Ok(Reply::Applied { holds, facts: self.facts()? });
             }
             Err(e @ E::Gap { .. }) => NotApplied::Gap(e.to_string()),
-            Err(e @ E::Fork { .. }) => NotApplied::Fork(e.to_string()),
+            Err(e @ E::Fork { .. }) => match &e {
+                E::Fork { site, .. } if !mine.iter().any(|id| id.to_string() == *site) => {
+                    NotApplied::OtherHistory(e.to_string())
+                }
+                _ => NotApplied::Fork(e.to_string()),
+            },
             Err(e @ E::OtherLineage { .. }) => NotApplied::OtherLineage(e.to_string()),
             Err(e @ E::BelowHorizon { .. }) => NotApplied::BelowHorizon(e.to_string()),
             Err(e @ E::Clock { .. }) => NotApplied::Clock(e.to_string()),

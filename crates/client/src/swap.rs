@@ -31,6 +31,8 @@ impl Swap {
         fit_pages(snapshot, replica.connection())?;
         let room = Replica::from_snapshot(snapshot)?;
         room.set_clock(self.now_ms)?;
+        // Before the lock, as it writes to the file; what is written meanwhile has its own id already.
+        replica.give_way_to(&room)?;
         let replayed = self.swap(replica, path, &room)?;
         drop(room);
         // What is left of it is of no use.

@@ -95,10 +95,15 @@ pub fn chains(engine: &Engine, site: SiteId) -> Result<BTreeMap<u64, u64>> {
 /// The last version of which two histories agree, and whether the first gives way: the one with the smaller hash at
 /// the first version where they differ. None: they do not differ.
 pub fn parting(ours: &BTreeMap<u64, u64>, theirs: &BTreeMap<u64, u64>) -> Option<(u64, bool)> {
-    let both = || ours.iter().filter_map(|(v, mine)| Some((*v, *mine, *theirs.get(v)?)));
-    let common = both().filter(|(_, a, b)| a == b).map(|(v, ..)| v).max().unwrap_or(0);
-    let (_, mine, other) = both().find(|(v, a, b)| *v > common && a != b)?;
+    let common = shared(ours, theirs);
+    let mut both = ours.iter().filter_map(|(v, mine)| Some((*v, *mine, *theirs.get(v)?)));
+    let (_, mine, other) = both.find(|(v, a, b)| *v > common && a != b)?;
     Some((common, mine < other))
+}
+
+/// The last version that is known to be the same in both.
+pub fn shared(ours: &BTreeMap<u64, u64>, theirs: &BTreeMap<u64, u64>) -> u64 {
+    ours.iter().rev().find(|(v, mine)| theirs.get(v) == Some(mine)).map_or(0, |(v, _)| *v)
 }
 
 /// What this replica has of `site` after version `common` goes on under its own id, a new one if the site is its own.

@@ -2,6 +2,7 @@
 
 use crate::apply::{self, Applied, Options};
 use crate::changeset::{make, wire};
+use crate::copies;
 use crate::core::{Core, LogRow, Tail};
 use crate::cut::{Part, Reader};
 use crate::error::Result;
@@ -29,6 +30,7 @@ impl Replica {
     /// lost, unless everything of the row is new. Tables that are not replicated stay behind, and what is noted of the server;
     /// what was rejected comes along.
     pub fn replay_onto(&self, snapshot: &Replica) -> Result<Replayed> {
+        self.give_way_to(snapshot)?;
         let theirs = snapshot.vector()?;
         // One state of the old file.
         let parts = self.engine.scoped("crsql_replay", || {
@@ -62,6 +64,35 @@ impl Replica {
                 Ok(replayed)
             })
         })
+    }
+}
+
+impl Replica {
+    /// Of two histories of one site the snapshot's stands, and what this file has instead goes on under its own id: else
+    /// it would be taken for what the snapshot has under the same versions. A file that was rolled back and written to
+    /// has one of its own site. Writes to this file; a second time it finds nothing.
+    pub fn give_way_to(&self, snapshot: &Replica) -> Result<()> {
+        let (theirs, own) = (snapshot.vector()?, self.site_id()?);
+        let acknowledged = self.server()?.map(|note| note.acknowledged).unwrap_or_default();
+        for (site, ours) in self.vector()?.iter().filter(|(site, _)| theirs.ranges(site).is_some()) {
+            let last = ours.max().min(theirs.max(site));
+            let here = copies::chain_at(&self.engine, *site, last)?;
+            if here.is_some() && here == copies::chain_at(&snapshot.engine, *site, last)? {
+                continue;
+            }
+            let (mine, others) =
+                (copies::chains(&self.engine, *site)?, copies::chains(&snapshot.engine, *site)?);
+            let common = match copies::parting(&mine, &others) {
+                Some((common, _)) => common,
+                // What the hashes were is forgotten there. What was not acknowledged here may be another's.
+                None if *site == own => copies::shared(&mine, &others).max(acknowledged.max(site)),
+                None => continue,
+            };
+            if common < last {
+                self.give_way(*site, common)?;
+            }
+        }
+        Ok(())
     }
 }
 

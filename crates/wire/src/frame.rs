@@ -68,6 +68,8 @@ pub struct Welcome {
     pub vector: WireVector,
     /// The last version of the client's site that the server holds, and the chain hash there if it is known.
     pub yours: Option<(u64, u64)>,
+    /// The last version of the server's own site, and the chain hash there.
+    pub head: Option<(u64, u64)>,
     pub horizon: WireVector,
     pub grants: Grants,
     pub limits: Limits,

@@ -136,12 +136,13 @@ impl Owner {
         self.relate(&hello.schema.0, grant)?;
         let limit = self.config.limits.sites_per_subject;
         self.members.admit(self.replica.connection(), hello.site, &grant.subject, limit)?;
-        let head = self.replica.own_head().map_err(|e| failed(&e))?;
+        let mut head = self.replica.own_head().map_err(|e| failed(&e))?;
         let known = hello.vector.0.max(&own);
         if known > head.version {
             let new = self.replica.new_site_id().map_err(|e| failed(&e))?;
             tracing::warn!(room = %self.name, "the file is older than what a client has of it (version {known} of site \
                 {own}, here {}): the room goes on as site {new}", head.version);
+            head = self.replica.own_head().map_err(|e| failed(&e))?;
         }
         self.publish().map_err(|e| failed(&e))?;
         let vector = self.replica.vector().map_err(|e| failed(&e))?;
@@ -155,11 +156,12 @@ impl Owner {
             protocol: 0,
             session: 0,
             time_ms: crate::app::now_ms(),
-            site: self.replica.site_id().map_err(|e| failed(&e))?.0,
+            site: head.site.0,
             lineage: self.lineage,
             schema: Bytes(self.schema.as_bytes().to_vec()),
             vector: WireVector(vector),
             yours,
+            head: (head.version > 0).then_some((head.version, head.chain)),
             horizon: WireVector(VersionVector::clone(&self.shared.head.borrow().horizon)),
             grants: Grants { relay: grant.relay, read_only: grant.read_only },
             limits: Limits { frame_bytes: limits.frame_bytes, cut_bytes: limits.cut_bytes },

@@ -51,10 +51,13 @@ impl Client {
             Reply::Compared { relation: Relation::Incompatible(what), .. } => {
                 self.fail(fault(Code::IncompatibleSchema, what), now_ms);
             }
-            Reply::Compared { relation, chain } => {
+            Reply::Compared { relation, chain, server } => {
                 s.relation = Some(relation);
                 s.fork(chain, &self.facts);
-                if !self.facts.vector.covers(&s.open.welcome.horizon.0) {
+                // The room was restored, and has written on under its old numbers: nothing in the vectors tells of that.
+                let other_history =
+                    s.open.welcome.head.zip(server).is_some_and(|((_, theirs), ours)| theirs != ours);
+                if other_history || !self.facts.vector.covers(&s.open.welcome.horizon.0) {
                     self.start_over();
                 }
             }
@@ -76,7 +79,9 @@ impl Settling {
         if self.relation.is_none() {
             let version =
                 self.open.welcome.yours.map(|y| y.0).filter(|v| facts.head.is_some_and(|h| *v <= h.0));
-            return Request::Compare { schema: self.open.welcome.schema.0.clone(), version };
+            let w = &self.open.welcome;
+            let server = w.head.map(|(version, _)| (w.site, version));
+            return Request::Compare { schema: w.schema.0.clone(), version, server };
         }
         Request::Prepare(self.steps(facts, config))
     }

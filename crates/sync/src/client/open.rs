@@ -280,7 +280,7 @@ impl Open {
     pub(super) fn request(&mut self, facts: &Facts) -> Option<Request> {
         if self.compare {
             self.compare = false;
-            return Some(Request::Compare { schema: self.schema.clone(), version: None });
+            return Some(Request::Compare { schema: self.schema.clone(), version: None, server: None });
         }
         if let Some(rejected) = self.rejected.as_ref().filter(|r| !r.waiting) {
             let (rejections, rows) = (rejected.rejections.clone(), rejected.rows.clone());
@@ -411,7 +411,7 @@ impl Open {
             }
             // A fork of this site has given it a new id by now, and the next greeting settles the rest.
             NotApplied::Fork(message) | NotApplied::Clock(message) => Ok(Next::Reconnect(message)),
-            NotApplied::BelowHorizon(_) => Ok(Next::StartOver),
+            NotApplied::BelowHorizon(_) | NotApplied::OtherHistory(_) => Ok(Next::StartOver),
             NotApplied::OtherLineage(message) => Err(fault(Code::OtherLineage, message)),
             NotApplied::Bad(message) => Err(fault(Code::Malformed, message)),
         }

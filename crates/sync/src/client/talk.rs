@@ -56,10 +56,11 @@ pub enum Step {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Request {
     Describe,
-    /// How the server's schema stands to this one, and the chain hash of an own version.
+    /// How the server's schema stands to this one, and the chain hashes of an own version and of one of the server's.
     Compare {
         schema: Vec<u8>,
         version: Option<u64>,
+        server: Option<(Id, u64)>,
     },
     /// All steps, in order.
     Prepare(Vec<Step>),
@@ -86,6 +87,9 @@ pub enum Request {
 pub enum NotApplied {
     Gap(String),
     Fork(String),
+    /// What is held of another site is not what the room has of it: one of them was restored, and wrote on under its old
+    /// numbers.
+    OtherHistory(String),
     OtherLineage(String),
     BelowHorizon(String),
     /// It is from the future: one of the clocks is wrong.
@@ -101,6 +105,7 @@ pub enum Reply {
     Compared {
         relation: Relation,
         chain: Option<u64>,
+        server: Option<u64>,
     },
     Prepared(Box<Facts>),
     Made(Option<MadeCut>),

@@ -70,9 +70,10 @@ impl Node {
         }
         match request {
             Request::Describe => Reply::Described(self.facts()),
-            Request::Compare { schema, version } => Reply::Compared {
+            Request::Compare { schema, version, server } => Reply::Compared {
                 relation: relation(&self.schema, &schema),
                 chain: version.and_then(|v| Some(self.store.transactions.get(&(self.store.site, v))?.chain)),
+                server: server.and_then(|at| Some(self.store.transactions.get(&at)?.chain)),
             },
             Request::Prepare(steps) => {
                 steps.into_iter().for_each(|step| self.step(step, now_ms, dice));
@@ -99,7 +100,8 @@ impl Node {
                 self.store.acknowledged = vector.clone();
                 Reply::Acknowledged(vector)
             }
-            Request::StartOver => panic!("nothing is collected here"),
+            // Nothing is collected here, and no room writes: only a damaged frame makes a client ask.
+            Request::StartOver => Reply::Failed("there is no snapshot".into()),
         }
     }
 

@@ -172,7 +172,9 @@ impl World {
         store.lineage = Some(dice.id());
         let relay = !faults.forks && (faults.restores || dice.below(2) == 0);
         let dislikes = if faults.rejections { 15 } else { 0 };
-        let room = Room { store: store.clone(), relay, heartbeat_ms: 1_000, dislikes, denies: false };
+        let damaged = faults.damage;
+        let room =
+            Room { store: store.clone(), relay, heartbeat_ms: 1_000, dislikes, denies: false, damaged };
         let mut world = World {
             now: BEGIN_MS,
             dice,

@@ -117,6 +117,43 @@ fn a_restored_room_goes_on_under_a_new_site_id() {
     assert_equal(&a, &b);
 }
 
+/// It was written to before anybody came, under numbers that it has used already. No vector tells of that: the histories do.
+/// Once the room has as much of its own as the client, once less, and once the client is connected only later.
+#[test]
+fn a_restored_room_that_wrote_on_under_its_old_id() {
+    for lost in [1, 3] {
+        let mut place = Place::new();
+        let [a, b] = ["a.db", "b.db"].map(|name| place.replica(name));
+        insert(&a, 1, "from a client");
+        let write = |place: &Place, id: i64, title: &str| {
+            let room = Replica::open(place.room_file("shop")).expect("opens");
+            insert(&room, id, title);
+        };
+        sync(&place, "a.db");
+        write(&place, 2, "in the room's file, by another program");
+        sync(&place, "a.db");
+        let copy = backup(&mut place);
+        (0..lost).for_each(|n| write(&place, 10 + n, "lost by the server"));
+        sync(&place, "a.db");
+        sync(&place, "b.db");
+        restore(&mut place, &copy);
+        // As many, or more, than it has lost.
+        (0..3).for_each(|n| write(&place, 20 + n, "after it was restored"));
+        insert(&a, 3, "unsent");
+        for name in ["a.db", "b.db", "a.db", "b.db"] {
+            sync(&place, name);
+        }
+        let all: Vec<i64> = (1..=3).chain((0..lost).map(|n| 10 + n)).chain(20..23).collect();
+        assert_eq!(ids(&a), all);
+        assert_equal(&a, &b);
+        let room = Replica::open(place.room_file("shop")).expect("opens");
+        assert_equal(&a, &room);
+        write(&place, 30, "and on");
+        sync(&place, "a.db");
+        assert_eq!(ids(&a).last(), Some(&30));
+    }
+}
+
 /// Point 4 of what shops suffered from: export and import of the database as one ordinary SQLite file. The copy that is
 /// imported goes on as a replica of its own, and so does one that was copied byte for byte, at the latest when both write.
 #[test]
