@@ -98,11 +98,7 @@ impl SyncClient {
     /// Lets commits of another connection of this program be sent at once; they are noticed within 20 ms anyway.
     pub fn observe(&self, replica: &Replica) -> Result<(), Error> {
         let notifier = self.notifier();
-        replica.observe(move |commit| {
-            if commit.local {
-                notifier.notify()
-            }
-        })?;
+        replica.on_local_commit(move || notifier.notify())?;
         Ok(())
     }
 

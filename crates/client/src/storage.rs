@@ -50,14 +50,10 @@ pub fn start(
     let work = move || {
         let told = events.clone();
         let storage = Storage::open(&path, url, &options).and_then(|storage| {
-            storage.replica.observe(move |commit| {
-                if let Some(f) = &on_commit {
-                    f(commit);
-                }
-                if commit.local {
-                    let _ = told.send(Event::Changed);
-                }
-            })?;
+            storage.replica.on_local_commit(move || drop(told.send(Event::Changed)))?;
+            if let Some(f) = on_commit {
+                storage.replica.observe(f)?;
+            }
             Ok(storage)
         });
         match storage {

@@ -114,7 +114,7 @@ struct Listed {
 }
 
 impl Listed {
-    fn new(core: &Core, table: &Rc<Table>) -> Result<Listed> {
+    fn new(core: &mut Core, table: &Rc<Table>) -> Result<Listed> {
         let mut ids: Vec<u32> = table.cols.iter().map(|c| c.id).collect();
         ids.sort_unstable();
         let dense = ids.iter().enumerate().all(|(i, id)| i == *id as usize);
@@ -587,7 +587,7 @@ impl Export {
         Ok(())
     }
 
-    fn parked_table(&mut self, core: &Core, table: u32, rows: ParkedRows) -> Result<()> {
+    fn parked_table(&mut self, core: &mut Core, table: u32, rows: ParkedRows) -> Result<()> {
         let all = || rows.values().flatten();
         let columns: BTreeSet<u32> = all().filter_map(|p| p.col).collect();
         let index = |col: u32| columns.iter().position(|c| *c == col).map(|i| i as u32);

@@ -197,9 +197,14 @@ pub struct Queries {
     pub log_after: Option<Stmt>,
     pub log_at: Option<Stmt>,
     pub log_one: Option<Stmt>,
+    pub log_before: Option<Stmt>,
     outside: Option<Stmt>,
     pub lives: Option<Stmt>,
     pub life: Option<Stmt>,
+    pub names_of_table: Option<Stmt>,
+    pub names_of_column: Option<Stmt>,
+    pub names_of_columns: Option<Stmt>,
+    pub all_names: Option<Stmt>,
 }
 
 /// Per table: ranges of keys.
@@ -253,6 +258,9 @@ pub struct Core {
     pub ending_alter: Option<u32>,
     /// Somebody wants to hear of commits.
     pub observing: bool,
+    /// How often this connection has written names, also where that was rolled back.
+    pub names_written: u64,
+    pub schema_text: Option<crate::relation::SchemaText>,
 }
 
 pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a mut Stmt> {
@@ -300,6 +308,8 @@ impl Core {
             suspended: HashSet::new(),
             given: crate::names::Given::default(),
             ending_alter: None,
+            names_written: 0,
+            schema_text: None,
             observing: false,
         }
     }
@@ -322,9 +332,14 @@ impl Core {
 
     /// Whether another connection has committed since this was last asked.
     pub fn changed_outside(&mut self) -> Result<bool> {
-        let q = cached(&mut self.q.outside, self.db, "PRAGMA main.data_version")?;
-        let now = q.query_row(&[], |q| Ok(q.column_int(0)))?;
+        let now = self.outside()?;
         Ok(std::mem::replace(&mut self.seen_outside, now) != now)
+    }
+
+    /// A number that is another one after a commit of another connection.
+    pub fn outside(&mut self) -> Result<Option<i64>> {
+        let q = cached(&mut self.q.outside, self.db, "PRAGMA main.data_version")?;
+        Ok(q.query_row(&[], |q| Ok(q.column_int(0)))?)
     }
 
     /// Brings the cached state up to what this connection sees of the file now.

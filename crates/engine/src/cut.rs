@@ -1,10 +1,12 @@
 //! Which part of the log goes into a changeset: everything up to its end that the reader lacks.
 
-use crate::core::{Core, LogRow, read_log_head};
+use crate::core::{Core, LogRow, cached, read_log_head};
 use crate::error::Result;
+use crate::listing::LOG_FROM;
 use crate::log::Changes;
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
+use rejoin_sqlite::{Stmt, ValueRef};
 use std::collections::HashSet;
 
 /// Rows by what of them the receiver lacks.
@@ -49,6 +51,13 @@ pub struct Cut {
 /// The first of the versions that a log row stands for.
 pub fn first_version(row: &LogRow) -> u64 {
     row.changes.empty_from.unwrap_or(row.header.version)
+}
+
+/// A row of the log, read with [`LOG`].
+fn read_log_row(q: &Stmt) -> Result<LogRow> {
+    let mut row = read_log_head(q)?;
+    row.changes = Changes::decode(q.column_blob(8), &row.base())?;
+    Ok(row)
 }
 
 /// Every log row, for `read_log_head`; the changes are column 8.
@@ -100,15 +109,10 @@ impl Core {
     fn tail(&mut self, lsn: i64) -> Result<Cut> {
         let rows = self.rows_after(lsn)?;
         let brings = self.brought(&rows);
-        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id <= ?1 ORDER BY id DESC LIMIT 1"))?;
-        q.bind_int(1, lsn)?;
-        let mut before: Vec<LogRow> = Vec::new();
-        while q.step()? {
-            before.push(read_log_head(&q)?);
-        }
+        let before = self.row_before(lsn)?;
         // A row without a version says that rows before it were given to others: all must look again.
         let same = !rows.iter().chain(&before).any(|r| r.header.version == 0);
-        let base = if same { self.brought(&before) } else { self.vector.missing_from(&brings) };
+        let base = if same { self.brought(before.as_slice()) } else { self.vector.missing_from(&brings) };
         let moved = self.cfg.horizon_at >= lsn;
         let horizon = if moved { self.cfg.horizon.clone() } else { VersionVector::new() };
         Ok(Cut { rows, brings, base, horizon, part: None, tail: true })
@@ -125,17 +129,24 @@ impl Core {
         brings
     }
 
+    /// The log row at a place or, if it is gone, the last one before it; without its changes.
+    fn row_before(&mut self, lsn: i64) -> Result<Option<LogRow>> {
+        let sql = format!("{LOG} WHERE id <= ?1 ORDER BY id DESC LIMIT 1");
+        let q = cached(&mut self.q.log_before, self.db, &sql)?;
+        q.query_row(&[ValueRef::Integer(lsn)], |q| Ok(read_log_head(q)))?.transpose()
+    }
+
     /// The log rows after one.
-    pub fn rows_after(&self, lsn: i64) -> Result<Vec<LogRow>> {
-        let mut q = self.db.prepare_transient(&format!("{LOG} WHERE id > ?1 ORDER BY id"))?;
-        q.bind_int(1, lsn)?;
-        let mut rows: Vec<LogRow> = Vec::new();
-        while q.step()? {
-            let mut row = read_log_head(&q)?;
-            row.changes = Changes::decode(q.column_blob(8), &row.base())?;
-            rows.push(row);
-        }
-        Ok(rows)
+    pub fn rows_after(&mut self, lsn: i64) -> Result<Vec<LogRow>> {
+        let q = cached(&mut self.q.log_after, self.db, LOG_FROM)?;
+        let mut rows = Vec::new();
+        q.with_bound(&[ValueRef::Integer(lsn.saturating_add(1))], |q| {
+            while q.step()? {
+                rows.push(read_log_row(q));
+            }
+            Ok(())
+        })?;
+        rows.into_iter().collect()
     }
 
     /// The log rows after a db_version, and those of the same transactions before it.

@@ -20,6 +20,7 @@ const CLOSE_HOOK: &str = "crsql_close_hook";
 
 /// Called with what a transaction changed, after it committed.
 pub type Observer = Box<dyn Fn(&crate::observe::Commit)>;
+pub type LocalObserver = Box<dyn Fn()>;
 
 pub struct Engine {
     pub db: Db,
@@ -44,6 +45,7 @@ pub struct Engine {
     /// Why what the transaction owes could not be written: it must not be committed without.
     broken: RefCell<Option<Error>>,
     pub observers: RefCell<Vec<Observer>>,
+    pub local_observers: RefCell<Vec<LocalObserver>>,
     pub hush: Hush,
 }
 
@@ -68,6 +70,7 @@ impl Engine {
             lost: Cell::new(false),
             broken: RefCell::default(),
             observers: RefCell::default(),
+            local_observers: RefCell::default(),
         });
         engine.hook.bind(&engine);
         crate::functions::register(&engine)?;
@@ -442,10 +445,17 @@ impl Engine {
     }
 
     pub fn on_commit(&self) {
-        let commits = self.core.try_borrow_mut().map(|mut core| core.end(true)).unwrap_or_default();
+        let (mut commits, mut local) = (Vec::new(), false);
+        if let Ok(mut core) = self.core.try_borrow_mut() {
+            local = core.txn.local.is_some();
+            commits = core.end(true);
+        }
         self.end();
         if let Ok(observers) = self.observers.try_borrow() {
             commits.iter().for_each(|commit| observers.iter().for_each(|observer| observer(commit)));
+        }
+        if local && let Ok(observers) = self.local_observers.try_borrow() {
+            observers.iter().for_each(|observer| observer());
         }
     }
 

@@ -109,7 +109,7 @@ impl Replica {
     /// What all noted replicas have acknowledged that were seen since a time (Unix milliseconds); None: there are none.
     pub fn acknowledged(&self, seen_since_ms: i64) -> Result<Option<VersionVector>> {
         self.reading(|e| {
-            let core = e.core()?;
+            let mut core = e.core()?;
             let seen = core.replicas()?.into_iter().filter(|r| r.seen_ms >= seen_since_ms);
             let Some(upto) = seen.map(|r| r.upto).min() else { return Ok(None) };
             let later = core.rows_after(upto.0)?;

@@ -12,6 +12,7 @@ use crate::parked::{Parked, Reason};
 use rejoin_sqlite::{Stmt, ValueRef as Sql};
 use rejoin_wire::{Name, Naming};
 use std::collections::{BTreeMap, HashMap};
+use std::hash::{DefaultHasher, Hash, Hasher};
 use std::rc::Rc;
 
 /// Under which the names of tables stand.
@@ -161,22 +162,26 @@ impl Core {
         Ok(known(q)?.first().map(|k| k.met))
     }
 
-    fn names_of(&self, tbl: u32, id: u32) -> Result<Vec<(String, u32)>> {
+    fn names_of(&mut self, tbl: u32, id: u32) -> Result<Vec<(String, u32)>> {
         // In so many words, or the index of the tables' names is not used.
-        let sql = match tbl {
-            TABLES => "SELECT name, life FROM main.crsql_names WHERE tbl = 0 AND id = ?2",
-            _ => "SELECT name, life FROM main.crsql_names WHERE tbl = ?1 AND id = ?2",
+        let (slot, sql) = match tbl {
+            TABLES => (
+                &mut self.q.names_of_table,
+                "SELECT name, life FROM main.crsql_names WHERE tbl = 0 AND id = ?2",
+            ),
+            _ => (
+                &mut self.q.names_of_column,
+                "SELECT name, life FROM main.crsql_names WHERE tbl = ?1 AND id = ?2",
+            ),
         };
-        let mut q = self.db.prepare_transient(sql)?;
-        if tbl != TABLES {
-            q.bind_int(1, i64::from(tbl))?;
-        }
-        q.bind_int(2, i64::from(id))?;
         let mut all = Vec::new();
-        while q.step()? {
-            all.push((text(q.column_text(0)), small(q.column_int(1))?));
-        }
-        Ok(all)
+        cached(slot, self.db, sql)?.with_bound(&[int(tbl), int(id)], |q| {
+            while q.step()? {
+                all.push((text(q.column_text(0)), small(q.column_int(1))));
+            }
+            Ok(())
+        })?;
+        all.into_iter().map(|(name, life)| Ok((name, life?))).collect()
     }
 
     /// Whether a column of a table that is here is here, too.
@@ -215,21 +220,40 @@ impl Core {
         Ok(None)
     }
 
+    /// All names of all tables and columns, as a number.
+    pub fn names_hash(&mut self) -> Result<u64> {
+        let sql = "SELECT tbl, name, life, id, ended FROM main.crsql_names ORDER BY tbl, name, life";
+        let mut hasher = DefaultHasher::new();
+        cached(&mut self.q.all_names, self.db, sql)?.with_bound(&[], |q| {
+            while q.step()? {
+                q.column_text(1).hash(&mut hasher);
+                [0, 2, 3, 4].map(|column| q.column_int(column)).hash(&mut hasher);
+            }
+            Ok(())
+        })?;
+        Ok(hasher.finish())
+    }
+
     /// The names of a table.
-    pub fn table_called(&self, id: u32) -> Result<Called> {
-        let current = self.catalog.get(id).map(|t| t.name.as_str());
-        Ok(Called::new(self.names_of(TABLES, id)?, current))
+    pub fn table_called(&mut self, id: u32) -> Result<Called> {
+        let names = self.names_of(TABLES, id)?;
+        Ok(Called::new(names, self.catalog.get(id).map(|t| t.name.as_str())))
     }
 
     /// The names of each of a table's columns: those that are here, and others.
-    pub fn columns_called(&self, tbl: u32) -> Result<BTreeMap<u32, Called>> {
+    pub fn columns_called(&mut self, tbl: u32) -> Result<BTreeMap<u32, Called>> {
         let sql = "SELECT id, name, life FROM main.crsql_names WHERE tbl = ?1";
-        let mut q = self.db.prepare_transient(sql)?;
-        q.bind_int(1, i64::from(tbl))?;
+        let q = cached(&mut self.q.names_of_columns, self.db, sql)?;
+        let mut rows = Vec::new();
+        q.with_bound(&[int(tbl)], |q| {
+            while q.step()? {
+                rows.push((small(q.column_int(0)), text(q.column_text(1)), small(q.column_int(2))));
+            }
+            Ok(())
+        })?;
         let mut all: BTreeMap<u32, Vec<(String, u32)>> = BTreeMap::new();
-        while q.step()? {
-            let name = (text(q.column_text(1)), small(q.column_int(2))?);
-            all.entry(small(q.column_int(0))?).or_default().push(name);
+        for (id, name, life) in rows {
+            all.entry(id?).or_default().push((name, life?));
         }
         let t = self.catalog.get(tbl);
         let current = |id| t.and_then(|t| t.column_by_id(id)).map(|c| c.name.as_str());
@@ -372,12 +396,14 @@ impl Core {
             "INSERT OR IGNORE INTO main.crsql_names(tbl, name, life, id, ended) VALUES (?1, ?2, ?3, ?4, ?5)";
         let ended = Sql::Integer(i64::from(of.state == State::Ended));
         let text = Sql::Text(name.text.as_bytes());
+        self.names_written += 1;
         Ok(self.db.prepare_transient(sql)?.run(&[int(tbl), text, int(name.life), int(of.id), ended])?)
     }
 
     /// What was dropped keeps its names, so that nothing else gets them.
     pub fn end_names(&mut self, tbl: u32, id: u32) -> Result<()> {
         let sql = "UPDATE main.crsql_names SET ended = 1 WHERE tbl = ?1 AND id = ?2";
+        self.names_written += 1;
         Ok(self.db.prepare_transient(sql)?.run(&[int(tbl), int(id)])?)
     }
 
@@ -482,6 +508,7 @@ impl Core {
             let sql = "DELETE FROM main.crsql_columns WHERE tbl = ?1 AND id = ?2";
             self.db.prepare_transient(sql)?.run(&[int(tbl), int(from)])?;
         }
+        self.names_written += 1;
         let ended = Sql::Integer(i64::from(to.state == State::Ended));
         let sql = "UPDATE main.crsql_names SET id = ?3, ended = ?4 WHERE tbl = ?1 AND id = ?2";
         self.db.prepare_transient(sql)?.run(&[int(tbl), int(from), int(to.id), ended])?;
@@ -491,6 +518,7 @@ impl Core {
 
     /// Columns and changes of a table that turned out to be another one.
     fn join_tables(&mut self, from: u32, to: Met) -> Result<()> {
+        self.names_written += 1;
         let columns = self.columns_called(from)?;
         let mut met = BTreeMap::new();
         // Twice: a later column can join the ones that earlier columns met.
@@ -514,6 +542,7 @@ impl Core {
 
     /// Makes room for other numbers of a table's columns.
     pub fn set_columns_aside(&mut self, tbl: u32) -> Result<()> {
+        self.names_written += 1;
         let numbers = [int(tbl), int(ASIDE), int(WAITING)];
         for sql in [
             "UPDATE main.crsql_names SET id = id + ?2 WHERE tbl = ?1 AND id < ?3",
@@ -526,6 +555,7 @@ impl Core {
 
     /// A column that was set aside gets another number.
     pub fn take_back_column(&mut self, tbl: u32, old: u32, id: u32) -> Result<()> {
+        self.names_written += 1;
         for sql in [
             "UPDATE main.crsql_names SET id = ?3 WHERE tbl = ?1 AND id = ?2",
             "UPDATE main.crsql_waiting SET col = ?3 WHERE tbl = ?1 AND col = ?2",
@@ -556,6 +586,7 @@ impl Core {
 
     /// A table that becomes replicated again goes on as `to`, with everything that it was.
     pub fn renumber_table(&mut self, from: u32, to: u32) -> Result<()> {
+        self.names_written += 1;
         for table in ["crsql_names", "crsql_columns", "crsql_waiting", "crsql_wanted"] {
             let sql = format!("UPDATE main.{table} SET tbl = ?2 WHERE tbl = ?1");
             self.db.prepare_transient(&sql)?.run(&[int(from), int(to)])?;

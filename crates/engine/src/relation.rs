@@ -18,7 +18,7 @@ use crate::functions::bad;
 use crate::names::{Called, Given, Lives, TABLES};
 use crate::replica::{Replica, writing};
 use crate::tokens;
-use rejoin_sqlite::Db;
+use rejoin_sqlite::{Db, TxnState};
 use rejoin_wire::{Naming, Relation, SchemaNames, TableNames};
 use rusqlite::Connection;
 use rusqlite::hooks::{AuthAction, AuthContext, Authorization};
@@ -32,18 +32,12 @@ impl Replica {
     /// The schema of the replicated tables, as another replica compares it with its own.
     pub fn schema(&self) -> Result<String> {
         self.reading(|e| {
-            let mut all = String::new();
-            let core = e.core()?;
-            for table in live_tables(&core)? {
-                all.push_str(&table.sql);
-                all.push_str(";\n");
-                for index in indexes(e.db, &table.name)? {
-                    all.push_str(&index);
-                    all.push_str(";\n");
-                }
+            let mut core = e.core()?;
+            // What this transaction has written may be taken back.
+            if !core.ready || core.db.txn_state() == TxnState::Write {
+                return schema_text(&mut core);
             }
-            all.push_str(&names_line(&core)?);
-            Ok(all)
+            SchemaText::known(&mut core)
         })
     }
 
@@ -273,20 +267,64 @@ fn find<'t>(table: &'t LiveTable, column: &str) -> Option<&'t LiveColumn> {
     table.columns.iter().find(|c| c.name.eq_ignore_ascii_case(column))
 }
 
+/// The schema as it is committed. It is asked for after every transaction and mostly what it was.
+pub struct SchemaText {
+    cookie: i64,
+    names_hash: u64,
+    /// While these are what they were, the names are, too.
+    names_written: u64,
+    outside: Option<i64>,
+    text: String,
+}
+
+impl SchemaText {
+    fn known(core: &mut Core) -> Result<String> {
+        let (cookie, names_written, outside) = (core.cookie()?, core.names_written, core.outside()?);
+        let last = core.schema_text.take().filter(|last| last.cookie == cookie);
+        let same = |last: &SchemaText| last.names_written == names_written && last.outside == outside;
+        let now = match last {
+            Some(last) if same(&last) => last,
+            last => {
+                let names_hash = core.names_hash()?;
+                let text = match last.filter(|last| last.names_hash == names_hash) {
+                    Some(last) => last.text,
+                    None => schema_text(core)?,
+                };
+                SchemaText { cookie, names_hash, names_written, outside, text }
+            }
+        };
+        Ok(core.schema_text.insert(now).text.clone())
+    }
+}
+
+fn schema_text(core: &mut Core) -> Result<String> {
+    let mut all = String::new();
+    for table in live_tables(core)? {
+        all.push_str(&table.sql);
+        all.push_str(";\n");
+        for index in indexes(core.db, &table.name)? {
+            all.push_str(&index);
+            all.push_str(";\n");
+        }
+    }
+    all.push_str(&names_line(core)?);
+    Ok(all)
+}
+
 /// This replica's schema.
 fn ours(e: &Engine) -> Result<Side> {
     let mut tables = Vec::new();
-    let core = e.core()?;
+    let mut core = e.core()?;
     for live in live_tables(&core)? {
-        let Some(t) = core.catalog.find(&live.name) else { continue };
+        let Some(t) = core.catalog.find(&live.name).cloned() else { continue };
         let keys = key_of(e.db, &live)?.1;
-        let names = names_of(&core, t)?;
+        let names = names_of(&mut core, &t)?;
         tables.push(Described { live, keys, names });
     }
     Ok(Side { tables, dropped: core.dropped(TABLES)? })
 }
 
-fn names_of(core: &Core, t: &Table) -> Result<Names> {
+fn names_of(core: &mut Core, t: &Table) -> Result<Names> {
     let called = core.columns_called(t.id)?;
     let column = |c: &Column| {
         let naming = called.get(&c.id).map(Called::naming);
@@ -302,7 +340,7 @@ fn names_of(core: &Core, t: &Table) -> Result<Names> {
 const NAMES: &str = "-- names: ";
 
 /// The line that tells the names; empty if each was given once and none was dropped.
-fn names_line(core: &Core) -> Result<String> {
+fn names_line(core: &mut Core) -> Result<String> {
     let mut tables = core.catalog.sorted();
     tables.sort_by(|a, b| a.name.cmp(&b.name));
     let mut called = Vec::new();

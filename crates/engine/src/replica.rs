@@ -300,6 +300,14 @@ impl Replica {
         Ok(())
     }
 
+    /// Calls `f` with each commit of this connection that brings a transaction of this replica's own: there is something to
+    /// send. In the same place as what [`Replica::observe`] calls; nothing is remembered of the rows for it.
+    pub fn on_local_commit(&self, f: impl Fn() + 'static) -> Result<()> {
+        self.engine.core()?;
+        self.engine.local_observers.borrow_mut().push(Box::new(f));
+        Ok(())
+    }
+
     /// What this replica is and holds: site, versions, settings, tables and parked changes.
     pub fn status(&self) -> Result<Status> {
         crate::status::status(&self.engine)

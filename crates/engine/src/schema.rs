@@ -518,6 +518,7 @@ impl Core {
              DELETE FROM main.crsql_meta WHERE name IN ('key_{id}', 'unwatched_{id}')"
         ))?;
         if ended {
+            self.names_written += 1;
             self.db.exec(&format!(
                 "DELETE FROM main.crsql_columns WHERE tbl = {id}; DELETE FROM main.crsql_names WHERE tbl = {id}"
             ))?;

@@ -75,7 +75,7 @@ fn has_temp_triggers(db: Db) -> Result<bool> {
 impl Stream {
     /// None: the rows of this table cannot be streamed.
     pub fn new(core: &mut Core, table: &Rc<Table>, rows: u64) -> Result<Option<Stream>> {
-        if rows < ROWS_MIN || table.kind == KeyKind::Keyed || core.observing {
+        if rows < ROWS_MIN || table.kind == KeyKind::Keyed {
             return Ok(None);
         }
         // What the overlay has of a row must not hide what is written into the blocks.
@@ -212,6 +212,10 @@ impl Stream {
             }
         }
         if !work.touched.is_empty() {
+            if core.observing {
+                let own = core.cfg.own;
+                core.txn.notes.note(&work, own);
+            }
             self.rows.push((row, StoredRow { meta: work.meta, hash: work.hash }));
             self.last = Some(row);
         }

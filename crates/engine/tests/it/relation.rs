@@ -1,5 +1,6 @@
 //! How schemas stand to each other, and taking over a peer's.
 
+use crate::util::{Files, pull, run};
 use rejoin::{Relation, Replica};
 
 const BOOKS: &str = "CREATE TABLE books (isbn TEXT PRIMARY KEY NOT NULL, title TEXT, price INT DEFAULT 5)";
@@ -243,4 +244,54 @@ fn names_of_a_hostile_peer_are_refused() {
     // Only the last line is one.
     let comment = format!("-- names: 00\n{SHOP};\n");
     assert_eq!(ours.compare_schema(&comment).unwrap(), Relation::Same);
+}
+
+/// What was answered once is not answered again when it is no longer so, whoever changed it and however it ended.
+#[test]
+fn the_text_of_the_schema_is_never_an_old_one() {
+    let files = Files::new();
+    let one =
+        files.open("one.db", "CREATE TABLE books (id INTEGER PRIMARY KEY NOT NULL, title TEXT, price INT)");
+    one.replicate("books").unwrap();
+    let other = Replica::open(files.dir.path().join("one.db")).unwrap();
+    let mut last = String::new();
+    let mut check = |what: &str, changed: bool| {
+        let fresh = Replica::open(files.dir.path().join("one.db")).unwrap().schema().unwrap();
+        for asked in [&one, &other, &one] {
+            assert_eq!(asked.schema().unwrap(), fresh, "{what}");
+        }
+        assert_eq!(last != fresh, changed, "{what}");
+        last = fresh;
+    };
+    check("made", true);
+    check("nothing", false);
+    run(&one, "INSERT INTO books VALUES (1, 'a', 1)");
+    check("a row", false);
+    run(&other, "ALTER TABLE books RENAME COLUMN title TO name");
+    check("renamed by another connection", true);
+    run(&one, "BEGIN; ALTER TABLE books ADD COLUMN shelf INT");
+    let within = one.schema().unwrap();
+    assert!(within.contains("shelf"));
+    run(&one, "ROLLBACK");
+    check("taken back", false);
+    run(&one, "ALTER TABLE books ADD COLUMN place INT");
+    check("another column in its place", true);
+    run(&one, "CREATE INDEX by_name ON books (name)");
+    check("an index", true);
+    // A peer has renamed a column and renamed it back: here only the names are new.
+    let peer = Replica::open(":memory:").unwrap();
+    run(&peer, "CREATE TABLE books (id INTEGER PRIMARY KEY NOT NULL, name TEXT, price INT)");
+    peer.replicate("books").unwrap();
+    for (from, to) in [("price", "cost"), ("cost", "amount"), ("amount", "price")] {
+        run(&peer, &format!("ALTER TABLE books RENAME COLUMN {from} TO {to}"));
+    }
+    run(&peer, "INSERT INTO books VALUES (2, 'b', 2)");
+    run(&one, "BEGIN");
+    pull(&peer, &one).unwrap();
+    run(&one, "ROLLBACK");
+    check("names that were taken back", false);
+    pull(&peer, &other).unwrap();
+    check("names", true);
+    run(&one, "DROP TABLE books");
+    check("dropped", true);
 }

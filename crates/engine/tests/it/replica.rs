@@ -1,6 +1,6 @@
-use crate::util::{Files, ITEMS, assert_equal, int, rows, run};
+use crate::util::{Files, ITEMS, assert_equal, int, pull, rows, run};
 use rejoin::{Commit, Replica};
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 #[test]
@@ -67,6 +67,13 @@ fn what_a_dead_writer_left_does_not_keep_a_reader_out() {
     assert!(dead.connection().execute_batch("DELETE FROM items").is_err());
 }
 
+fn count_local(r: &Replica) -> Rc<Cell<u32>> {
+    let count = Rc::new(Cell::new(0));
+    let counted = Rc::clone(&count);
+    r.on_local_commit(move || counted.set(counted.get() + 1)).unwrap();
+    count
+}
+
 fn watch(r: &Replica) -> Rc<RefCell<Vec<Commit>>> {
     let seen = Rc::new(RefCell::new(Vec::new()));
     let sink = Rc::clone(&seen);
@@ -90,6 +97,7 @@ fn observers_hear_of_each_commit() {
     let files = Files::new();
     let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
     let (seen, merged) = (watch(&a), watch(&b));
+    let (mine, others) = (count_local(&a), count_local(&b));
     run(&a, "INSERT INTO items(id, name) VALUES (1, 'x'), (2, 'y')");
     assert_eq!(told(&seen), ["1 local items 2 [id name price stock]"]);
     run(&a, "UPDATE items SET name = 'z', stock = 3 WHERE id = 2");
@@ -117,6 +125,45 @@ fn observers_hear_of_each_commit() {
                    x'00112233445566778899aabbccddeeff', cl, seq FROM crsql_changes WHERE cid = 'name'";
     run(&b, changes);
     assert_eq!(told(&merged), ["4 merged items 1 [name]"]);
+    // What comes row by row is passed on in a transaction of the receiver's own.
+    assert_eq!((mine.get(), others.get()), (4, 1));
+}
+
+/// Rows that go straight into blocks are told of like others.
+#[test]
+fn observers_hear_of_each_row_of_a_large_changeset() {
+    let schema =
+        format!("{ITEMS} CREATE TABLE tags(k TEXT PRIMARY KEY NOT NULL, v); SELECT crsql_as_crr('tags');");
+    let files = Files::new();
+    let (a, b) = (files.open("a.db", &schema), files.open("b.db", &schema));
+    let merged = watch(&b);
+    let numbers = "WITH RECURSIVE s(n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM s WHERE n < 200)";
+    let insert = |from: i64| {
+        run(&a, &format!("INSERT INTO items(id, name) {numbers} SELECT n + {from}, 'x' FROM s"));
+        run(&a, &format!("INSERT INTO tags {numbers} SELECT hex(n * 7919 + {from}), n FROM s"));
+    };
+    insert(0);
+    run(&b, "BEGIN");
+    pull(&a, &b).unwrap();
+    run(&b, "ROLLBACK");
+    assert_eq!(told(&merged), [""; 0]);
+    pull(&a, &b).unwrap();
+    assert_eq!(told(&merged), ["1 merged items 200 [id name price stock]", "2 merged tags 200 [k v]"]);
+    run(&a, "UPDATE items SET name = 'y' WHERE id BETWEEN 51 AND 150; UPDATE tags SET v = 0 WHERE v <= 100");
+    insert(1_000);
+    pull(&a, &b).unwrap();
+    assert_eq!(
+        told(&merged),
+        [
+            "3 merged items 100 [name]",
+            "4 merged tags 100 [v]",
+            "5 merged items 200 [id name price stock]",
+            "6 merged tags 200 [k v]"
+        ]
+    );
+    run(&a, "DELETE FROM items WHERE id <= 100");
+    pull(&a, &b).unwrap();
+    assert_eq!(told(&merged), ["7 merged items 100 [id name price stock]"]);
 }
 
 #[test]
