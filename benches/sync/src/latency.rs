@@ -12,10 +12,24 @@ const MOST_MS: f64 = 10.0;
 
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let server = Server::start(lab, "latency")?;
+    measure(lab, report, &server, 1)?;
+    measure(lab, report, &server, lab.sized(200, 5))
+}
+
+/// In a room of so many tables.
+fn measure(lab: &Lab, report: &mut Report, server: &Server, tables: usize) -> Result<()> {
+    let (room, names) = (format!("tables-{tables}"), ["a", "b"].map(|n| format!("latency-{tables}-{n}.db")));
     let commits = Arc::new(Commits::default());
-    let [a, b] = two(lab, ["latency-a.db", "latency-b.db"], &server, &commits)?;
+    let program = lab.with_table(&names[0])?;
+    for n in 1..tables {
+        let sql = format!(
+            "CREATE TABLE other_{n} (id INTEGER PRIMARY KEY NOT NULL, a TEXT, b TEXT, c INTEGER, d REAL)"
+        );
+        program.connection().execute_batch(&sql)?;
+        program.replicate(&format!("other_{n}"))?;
+    }
+    let [a, b] = two(lab, &names, server, &room, &commits)?;
     // The program's own connection.
-    let program = lab.replica("latency-a.db")?;
     a.client.observe(&program)?;
     let count = lab.sized(500, 20);
     let mut statements = Vec::new();
@@ -30,7 +44,11 @@ pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
         return Err("the other replica lacks rows".into());
     }
     let mut delays = locked(&b.delays).clone();
-    report.note(&format!("the program's INSERT alone, p50 of {count}"), median(&mut statements), "ms");
+    report.note(
+        &format!("the program's INSERT alone, p50 of {count}, tables: {tables}"),
+        median(&mut statements),
+        "ms",
+    );
     report.note("commit to visible in another replica, p50", percentile(&mut delays, 50.0), "ms");
     let worst = percentile(&mut delays, 99.0);
     report.line("commit to visible in another replica, p99", worst, "ms", Limit::Most(MOST_MS));

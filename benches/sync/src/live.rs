@@ -87,11 +87,16 @@ impl Live {
     }
 }
 
-/// Two replicas in a room with an empty table.
-pub fn two(lab: &Lab, names: [&str; 2], server: &Server, commits: &Arc<Commits>) -> Result<[Live; 2]> {
-    drop(lab.with_table(names[0])?);
-    let start = |name| Live::start(lab, name, server, "shop", commits);
-    Ok([start(names[0])?, start(names[1])?])
+/// Two replicas; what the first file has makes the room.
+pub fn two(
+    lab: &Lab,
+    names: &[String; 2],
+    server: &Server,
+    room: &str,
+    commits: &Arc<Commits>,
+) -> Result<[Live; 2]> {
+    let start = |name| Live::start(lab, name, server, room, commits);
+    Ok([start(&names[0])?, start(&names[1])?])
 }
 
 /// Waits, for a while.

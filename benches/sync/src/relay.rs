@@ -1,10 +1,11 @@
-//! CPU time of the server for a transaction that one replica sends and another one gets, each on its own.
+//! CPU time for a transaction that one replica sends and another one gets, each on its own.
 
 use crate::Result;
 use crate::lab::Lab;
 use crate::live::{Commits, paced, two, until};
 use crate::report::Report;
 use crate::server::Server;
+use crate::usage::own_cpu;
 use rustix::process::{Pid, Signal, kill_process};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
@@ -17,19 +18,19 @@ const EVERY: Duration = Duration::from_millis(5);
 pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let server = Server::start(lab, "relay")?;
     let commits = Arc::new(Commits::default());
-    let [a, b] = two(lab, ["relay-a.db", "relay-b.db"], &server, &commits)?;
+    let names = ["relay-a.db", "relay-b.db"].map(str::to_owned);
+    drop(lab.with_table(&names[0])?);
+    let [a, b] = two(lab, &names, &server, "shop", &commits)?;
     let count = lab.sized(4000, 50);
     let profile =
         if lab.profile { Some(Profile::start(server.pid(), lab.path("relay.perf"))?) } else { None };
-    let before = server.cpu()?;
+    let (before, own) = (server.cpu()?, own_cpu());
     paced(count, EVERY, |n| a.commit(&commits, n + 1))?;
     until("all commits in the other replica", || Ok(b.arrived() >= count as usize))?;
-    let cpu = server.cpu()? - before;
-    report.note(
-        &format!("server CPU for each of {count} relayed transactions"),
-        cpu.as_secs_f64() * 1e6 / count as f64,
-        "us",
-    );
+    let (cpu, own) = (server.cpu()? - before, own_cpu() - own);
+    let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / count as f64;
+    report.note(&format!("server CPU for each of {count} relayed transactions"), each(cpu), "us");
+    report.note("CPU of its writer and of both clients", each(own), "us");
     match profile {
         Some(profile) => profile.print(),
         None => Ok(()),
