@@ -38,7 +38,9 @@ impl Store {
     fn answer(&mut self, request: Request) -> Reply {
         match request {
             Request::Describe => Reply::Described(Box::new(self.facts.clone())),
-            Request::Compare { .. } => Reply::Compared { relation: Relation::Same, chain: None, server: None },
+            Request::Compare { .. } => {
+                Reply::Compared { relation: Relation::Same, chain: None, server: None }
+            }
             Request::Prepare(steps) => {
                 for step in steps {
                     if let Step::TakeLineage(lineage) = step {
