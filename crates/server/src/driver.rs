@@ -107,6 +107,11 @@ impl Driver {
         self.session.is_open()
     }
 
+    /// The client has been let in, once.
+    pub fn is_admitted(&self) -> bool {
+        self.grant.is_some()
+    }
+
     pub fn at_rest(&self) -> bool {
         self.session.at_rest()
     }
@@ -236,7 +241,7 @@ impl Driver {
             Request::MakeCut { reader, site } => plain(room.ask(move |owner| owner.make_cut(&reader, site))),
             Request::Apply(bytes) => plain(room.ask(move |owner| owner.apply(&bytes, site, &grant))),
             Request::Compare(schema) => plain(room.ask(move |owner| owner.compare(&schema, &grant))),
-            Request::Void(voids) => plain(room.ask(move |owner| owner.void(&voids, site))),
+            Request::Void(voids) => plain(room.ask(move |owner| owner.void(&voids, site, &grant))),
             Request::RowStates(rows) => plain(room.ask(move |owner| owner.row_states(rows))),
             Request::Acknowledged { site, upto } => {
                 room.shared.acknowledged().insert(site, upto);

@@ -15,6 +15,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
+use tracing::Instrument;
 
 pub const CONTENT_TYPE: &str = "application/vnd.rejoin.frames";
 
@@ -65,7 +66,8 @@ impl Frames {
 /// Runs the session to its end. The response begins with the first frame of the answer.
 pub async fn run(app: Arc<App>, mut driver: Driver, frames: Frames) -> Result<Response, Fault> {
     let (out, mut answers) = mpsc::channel::<Vec<u8>>(16);
-    let task = tokio::spawn(async move { converse(&app, &mut driver, frames, out).await });
+    let session = async move { converse(&app, &mut driver, frames, out).await };
+    let task = tokio::spawn(session.in_current_span());
     let Some(first) = answers.recv().await else {
         return Err(match task.await {
             Ok(Some(why)) => why,

@@ -48,7 +48,8 @@ async fn note(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     let id = app.request_id(number);
     request.extensions_mut().insert(Number(number));
     let peer = request.extensions().get::<Socket>().map(|s| s.peer);
-    let span = tracing::info_span!("request", id = %id, method = %request.method(), path = %request.uri().path(),
+    // Of the highest level, so that every line has it.
+    let span = tracing::error_span!("request", id = %id, method = %request.method(), path = %request.uri().path(),
         peer = peer.map(tracing::field::display));
     let mut response = next.run(request).instrument(span.clone()).await;
     let status = response.status();
@@ -56,6 +57,12 @@ async fn note(State(app): State<Arc<App>>, mut request: Request, next: Next) -> 
     span.in_scope(|| match response.extensions().get::<Refused>() {
         Some(Refused(why)) => {
             metrics::counter!(REFUSED, "what" => "request").increment(1);
+            tracing::warn!(status = status.as_u16(), "refused: {why}");
+        }
+        // What no handler of ours has seen: a method, a query or a path that is none.
+        None if status.is_client_error() => {
+            metrics::counter!(REFUSED, "what" => "request").increment(1);
+            let why = status.canonical_reason().unwrap_or("a bad request");
             tracing::warn!(status = status.as_u16(), "refused: {why}");
         }
         None => tracing::debug!(status = status.as_u16(), "answered"),

@@ -8,7 +8,7 @@ use governor::state::{InMemoryState, NotKeyed};
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 use std::collections::HashMap;
 use std::num::NonZeroU32;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::Duration;
 
 type Direct = RateLimiter<NotKeyed, InMemoryState, DefaultClock>;
@@ -143,6 +143,41 @@ impl Subjects {
     }
 }
 
+/// Memory for what the rooms unpack at the same time.
+pub struct Unpacking {
+    most: u64,
+    used: Mutex<u64>,
+    freed: Condvar,
+}
+
+/// A part of it, until it is dropped.
+pub struct Unpacked<'a> {
+    of: &'a Unpacking,
+    bytes: u64,
+}
+
+impl Unpacking {
+    pub fn new(most: u64) -> Unpacking {
+        Unpacking { most, used: Mutex::new(0), freed: Condvar::new() }
+    }
+
+    /// Waits until there is room for so many bytes. One room alone always has it.
+    pub fn wait_for(&self, bytes: u64) -> Unpacked<'_> {
+        let used = self.used.lock().unwrap_or_else(PoisonError::into_inner);
+        let full = |used: &mut u64| *used > 0 && *used + bytes > self.most;
+        let mut used = self.freed.wait_while(used, full).unwrap_or_else(PoisonError::into_inner);
+        *used += bytes;
+        Unpacked { of: self, bytes }
+    }
+}
+
+impl Drop for Unpacked<'_> {
+    fn drop(&mut self) {
+        *self.of.used.lock().unwrap_or_else(PoisonError::into_inner) -= self.bytes;
+        self.of.freed.notify_all();
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -165,6 +200,27 @@ mod tests {
         assert!(!debt.is_paid() && pay(&mut debt, &rate).is_some());
         std::thread::sleep(wait);
         assert!(pay(&mut debt, &rate).is_none() && debt.is_paid());
+    }
+
+    #[test]
+    fn who_unpacks_waits_for_the_others() {
+        let unpacking = Arc::new(Unpacking::new(100));
+        // More than all, but alone.
+        let first = unpacking.wait_for(150);
+        let (told, hears) = std::sync::mpsc::channel();
+        let second = {
+            let unpacking = unpacking.clone();
+            std::thread::spawn(move || {
+                let part = unpacking.wait_for(60);
+                told.send(()).unwrap();
+                drop((unpacking.wait_for(40), part));
+            })
+        };
+        assert!(hears.recv_timeout(Duration::from_millis(200)).is_err());
+        drop(first);
+        hears.recv_timeout(Duration::from_secs(60)).unwrap();
+        second.join().unwrap();
+        assert_eq!(*unpacking.used.lock().unwrap(), 0);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! A room as connections see it: a thread that owns the file, a queue to it, and what it publishes.
 
-use crate::config::Config;
 use crate::names::RoomName;
 use crate::owner::Owner;
+use crate::rooms::Common;
 use crate::snapshot::Snapshots;
 use crate::tail::{Found, Tail};
 use rejoin::VersionVector;
@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use tokio::runtime::Handle;
-use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 /// Requests that may wait for a room; clients wait beyond that.
@@ -90,22 +90,17 @@ impl Drop for Client {
 
 impl Room {
     /// Opens the room's file on a thread of its own.
-    pub async fn open(
-        name: RoomName,
-        config: Arc<Config>,
-        places: Arc<Semaphore>,
-        create: bool,
-    ) -> Result<Room, Fault> {
-        let shared = Arc::new(Shared::new(config.limits.tail_bytes));
+    pub async fn open(name: RoomName, common: Arc<Common>, create: bool) -> Result<Room, Fault> {
+        let shared = Arc::new(Shared::new(common.config.limits.tail_bytes));
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (opened, opening) = oneshot::channel();
         let (closing, closed) = watch::channel(false);
         let (room, for_thread, handle) = (name.clone(), shared.clone(), Handle::current());
-        let snapshots = Snapshots::new(name.file(&config.data), &config, places);
+        let snapshots = Snapshots::new(name.file(&common.config.data), common.clone());
         std::thread::Builder::new()
             .name(format!("room {name}"))
             .spawn(move || {
-                match Owner::open(room, config, for_thread, create) {
+                match Owner::open(room, common, for_thread, create) {
                     Ok(owner) => {
                         let _ = opened.send(Ok(()));
                         serve(owner, queue, &handle);
@@ -131,7 +126,9 @@ impl Room {
     ) -> impl Future<Output = Option<R>> + Send + 'static {
         let (answer, answered) = oneshot::channel();
         let jobs = self.jobs.clone();
-        let job: Job = Box::new(move |owner| drop(answer.send(f(owner))));
+        // What the thread logs is logged for this request.
+        let span = tracing::Span::current();
+        let job: Job = Box::new(move |owner| drop(answer.send(span.in_scope(|| f(owner)))));
         async move {
             jobs.send(job).await.ok()?;
             answered.await.ok()

@@ -1,6 +1,7 @@
 //! All rooms: opened when they are asked for, closed when they are idle or others need their place.
 
 use crate::config::Config;
+use crate::limits::Unpacking;
 use crate::names::RoomName;
 use crate::room::{Room, internal};
 use rejoin_wire::frame::{Code, Fault};
@@ -11,9 +12,16 @@ use std::time::{Duration, Instant};
 use tokio::sync::Semaphore;
 
 pub struct Rooms {
-    config: Arc<Config>,
+    common: Arc<Common>,
     slots: Mutex<HashMap<RoomName, Arc<Slot>>>,
-    snapshot_places: Arc<Semaphore>,
+}
+
+/// What all rooms have in common.
+pub struct Common {
+    pub config: Arc<Config>,
+    /// How many snapshots are made at once.
+    pub snapshot_places: Semaphore,
+    pub unpacking: Unpacking,
 }
 
 /// The place of one room. Whoever holds its lock opens or closes the file, so no file has two owners.
@@ -67,8 +75,12 @@ impl Slot {
 
 impl Rooms {
     pub fn new(config: Arc<Config>) -> Rooms {
-        let snapshot_places = Arc::new(Semaphore::new(config.limits.snapshots_at_once as usize));
-        Rooms { config, slots: Mutex::new(HashMap::new()), snapshot_places }
+        let common = Common {
+            snapshot_places: Semaphore::new(config.limits.snapshots_at_once as usize),
+            unpacking: Unpacking::new(config.limits.staged_bytes),
+            config,
+        };
+        Rooms { common: Arc::new(common), slots: Mutex::new(HashMap::new()) }
     }
 
     /// The room, opened if need be; `create`: made if there is none and its schema allows it.
@@ -81,8 +93,7 @@ impl Rooms {
         let room = match &*place {
             Some(room) => room.clone(),
             None => {
-                let (config, places) = (self.config.clone(), self.snapshot_places.clone());
-                let room = Arc::new(Room::open(name.clone(), config, places, create).await?);
+                let room = Arc::new(Room::open(name.clone(), self.common.clone(), create).await?);
                 tracing::debug!(room = %name, "opened");
                 place.insert(room).clone()
             }
@@ -98,7 +109,7 @@ impl Rooms {
                 if let Some(slot) = slots.get(name) {
                     return Ok(slot.clone());
                 }
-                if slots.len() < self.config.limits.rooms_open as usize {
+                if slots.len() < self.common.config.limits.rooms_open as usize {
                     let slot = Arc::new(Slot { room: Default::default(), used: Mutex::new(Instant::now()) });
                     slots.insert(name.clone(), slot.clone());
                     return Ok(slot);

@@ -3,14 +3,14 @@
 //! One is made on a connection of its own, so nobody waits for it who writes. Its file has no name as soon as it is made:
 //! it goes when the last reader does, whatever happens to the server.
 
-use crate::config::Config;
 use crate::members::TABLES;
+use crate::rooms::Common;
 use rejoin::{Options, Replica, VersionVector};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 pub const FOLDER: &str = ".snapshots";
 
@@ -28,18 +28,17 @@ pub struct Snapshots {
     folder: PathBuf,
     moves_max: i64,
     last: Mutex<Option<Arc<Snapshot>>>,
-    places: Arc<Semaphore>,
+    common: Arc<Common>,
 }
 
 impl Snapshots {
-    /// `places`: how many snapshots of all rooms are made at once.
-    pub fn new(room: PathBuf, config: &Config, places: Arc<Semaphore>) -> Snapshots {
+    pub fn new(room: PathBuf, common: Arc<Common>) -> Snapshots {
         Snapshots {
             room,
-            folder: config.data.join(FOLDER),
-            moves_max: i64::from(config.limits.snapshot_transactions),
+            folder: common.config.data.join(FOLDER),
+            moves_max: i64::from(common.config.limits.snapshot_transactions),
             last: Mutex::new(None),
-            places,
+            common,
         }
     }
 
@@ -52,7 +51,7 @@ impl Snapshots {
         {
             return Ok(snapshot.clone());
         }
-        let _place = self.places.acquire().await.map_err(|e| e.to_string())?;
+        let _place = self.common.snapshot_places.acquire().await.map_err(|e| e.to_string())?;
         let (room, folder) = (self.room.clone(), self.folder.clone());
         let made = tokio::task::spawn_blocking(move || make(&room, &folder, version));
         let made = Arc::new(made.await.map_err(|e| e.to_string())??);

@@ -70,7 +70,8 @@ enum Step {
     Sent(Result<(), axum::Error>),
 }
 
-pub async fn run(app: Arc<App>, name: RoomName, ws: WebSocket, socket: Socket, number: u64) {
+/// `_socket` keeps the connection's place as long as it lives.
+pub async fn run(app: Arc<App>, name: RoomName, ws: WebSocket, _socket: Socket, number: u64) {
     metrics::gauge!(CONNECTIONS).increment(1.0);
     let mut driver = Driver::new(app.clone(), name.clone(), number, None, true);
     let (sink, stream) = ws.split();
@@ -79,20 +80,23 @@ pub async fn run(app: Arc<App>, name: RoomName, ws: WebSocket, socket: Socket, n
     metrics::gauge!(CONNECTIONS).decrement(1.0);
     let (subject, site) = driver.who();
     match why {
-        Some(why) if refuses(why.code) => {
+        Some(why) if refuses(why.code, driver.is_admitted()) => {
             metrics::counter!(crate::metrics::REFUSED, "what" => "session").increment(1);
-            tracing::warn!(peer = %socket.peer, room = %name, subject, %site, code = ?why.code,
-                "refused: {}", why.message);
+            tracing::warn!(room = %name, subject, %site, code = ?why.code, "refused: {}", why.message);
+        }
+        Some(why) if why.code == Code::Silent => {
+            tracing::info!(room = %name, subject, %site, "ended: {}", why.message);
         }
         Some(why) => {
-            tracing::debug!(peer = %socket.peer, room = %name, subject, %site, code = ?why.code, "ended: {}", why.message);
+            tracing::debug!(room = %name, subject, %site, code = ?why.code, "ended: {}", why.message);
         }
-        None => tracing::debug!(peer = %socket.peer, room = %name, subject, %site, "connection lost"),
+        None => tracing::debug!(room = %name, subject, %site, "connection lost"),
     }
 }
 
-fn refuses(code: Code) -> bool {
-    !matches!(code, Code::GoingAway | Code::Silent | Code::Internal)
+/// Who falls silent has gone to sleep, as a rule; but not before it has said who it is.
+fn refuses(code: Code, admitted: bool) -> bool {
+    !matches!(code, Code::GoingAway | Code::Internal) && (code != Code::Silent || !admitted)
 }
 
 /// Until one of both ends it; None: the connection was lost.
@@ -137,10 +141,11 @@ async fn converse(
                 continue;
             }
             Step::Read(Some(Ok(Message::Text(_)))) => {
-                return end(outbox, fault(Code::Protocol, "a text message; frames are binary")).await;
+                let why = fault(Code::Protocol, "a text message; frames are binary");
+                return end(outbox, stream, why).await;
             }
             Step::Read(Some(Ok(Message::Close(_))) | None) => return None,
-            Step::Read(Some(Err(e))) => return broken(outbox, &e).await,
+            Step::Read(Some(Err(e))) => return broken(outbox, stream, &e).await,
         };
         let mut close = None;
         for effect in effects {
@@ -151,7 +156,7 @@ async fn converse(
             }
         }
         if let Some(fault) = close {
-            finish(outbox, &fault).await;
+            finish(outbox, stream, &fault).await;
             return Some(fault);
         }
     }
@@ -178,27 +183,33 @@ fn instant(at_ms: u64) -> Instant {
 }
 
 /// A message that WebSockets do not allow, or one that is too long; a lost connection is no refusal.
-async fn broken(outbox: Outbox, e: &axum::Error) -> Option<Fault> {
+async fn broken(outbox: Outbox, stream: SplitStream<WebSocket>, e: &axum::Error) -> Option<Fault> {
     let text = e.to_string();
     let lost = ["reset", "closed", "broken pipe", "takes nothing", "without closing", "IO error"];
     if lost.iter().any(|l| text.contains(l)) {
         return None;
     }
-    end(outbox, fault(Code::Protocol, text)).await
+    end(outbox, stream, fault(Code::Protocol, text)).await
 }
 
-async fn end(mut outbox: Outbox, why: Fault) -> Option<Fault> {
+async fn end(mut outbox: Outbox, stream: SplitStream<WebSocket>, why: Fault) -> Option<Fault> {
     if let Ok(frame) = Frame::Fault(why.clone()).encode() {
         outbox.push(frame);
     }
-    finish(outbox, &why).await;
+    finish(outbox, stream, &why).await;
     Some(why)
 }
 
-/// Says good-bye, for a moment.
-async fn finish(mut outbox: Outbox, why: &Fault) {
+/// Says good-bye, for a moment. What the client has sent meanwhile is read and let go: of a socket that is closed with
+/// something unread in it, the other side hears nothing more.
+async fn finish(mut outbox: Outbox, mut stream: SplitStream<WebSocket>, why: &Fault) {
     let reason = why.message.chars().take(100).filter(char::is_ascii).collect::<String>();
     let code = if why.code == Code::GoingAway { 1001 } else { 1008 };
     outbox.waiting.push_back(Message::Close(Some(CloseFrame { code, reason: reason.into() })));
-    let _ = timeout(CLOSING, outbox.send()).await;
+    let said = async {
+        outbox.send().await?;
+        while let Some(Ok(_)) = stream.next().await {}
+        Ok::<_, axum::Error>(())
+    };
+    let _ = timeout(CLOSING, said).await;
 }

@@ -11,7 +11,7 @@ use rejoin_wire::frame::{
     Void, Welcome, WireVector, vector_hash,
 };
 use rejoin_wire::limits::FRAME_BYTES_MAX;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 /// For whom a cut is made.
 #[derive(Clone, Debug, PartialEq)]
@@ -144,9 +144,13 @@ pub struct Session {
     resume: Option<(Id, u64)>,
     token: Option<String>,
     schema: Option<Vec<u8>>,
-    voids: VecDeque<Vec<Void>>,
+    /// What was rejected and is not taken back; and what is taken back and not recorded.
+    rejected: BTreeSet<u64>,
+    voids: Option<Vec<Void>>,
     rows: VecDeque<Vec<RowName>>,
     made_rows: VecDeque<Vec<u8>>,
+    /// About the bytes of `rows`.
+    waiting_bytes: u64,
     sent_ms: u64,
     heard_ms: u64,
     /// When something last went on, heartbeats aside.
@@ -175,9 +179,11 @@ impl Session {
             resume: None,
             token: None,
             schema: None,
-            voids: VecDeque::new(),
+            rejected: BTreeSet::new(),
+            voids: None,
             rows: VecDeque::new(),
             made_rows: VecDeque::new(),
+            waiting_bytes: 0,
             sent_ms: now_ms,
             heard_ms: now_ms,
             moved_ms: now_ms,
@@ -199,9 +205,10 @@ impl Session {
         !self.incoming.is_idle()
     }
 
-    /// Bytes of cuts that the session keeps: arriving ones, and those that are not acknowledged.
+    /// Bytes that the session keeps: cuts that arrive, those that are not acknowledged, and what is asked or told beside them.
     pub fn held_bytes(&self) -> u64 {
-        self.incoming.held_bytes() + self.outgoing.held_bytes()
+        let made = self.made_rows.iter().map(|rows| rows.len() as u64).sum::<u64>();
+        self.incoming.held_bytes() + self.outgoing.held_bytes() + made + self.waiting_bytes
     }
 
     /// The driver ends the session.
@@ -252,9 +259,13 @@ impl Session {
     fn take(&mut self, event: Event, now_ms: u64) -> Result<(), Fault> {
         match event {
             Event::Frame(bytes) => {
+                let len = bytes.len() as u64;
                 let bytes_max = if self.is_open() { FRAME_BYTES_MAX } else { HELLO_BYTES_MAX };
                 let frame =
                     Frame::decode(&bytes, bytes_max).map_err(|e| fault(Code::Protocol, e.to_string()))?;
+                if matches!(frame, Frame::RowsWanted(_)) {
+                    self.waiting_bytes += len;
+                }
                 self.frame(frame, now_ms)
             }
             Event::Reply(reply) => self.reply(reply),
@@ -353,7 +364,7 @@ impl Session {
         }
         let mut out = Vec::new();
         match frame {
-            Frame::Cut(_) | Frame::Data(_) if self.read_only => {
+            Frame::Cut(_) | Frame::Data(_) | Frame::Adopted(_) if self.read_only => {
                 return Err(fault(Code::Forbidden, "the token allows reading only"));
             }
             Frame::Cut(head) if head.rows => return Err(fault(Code::Protocol, "rows that nobody asked for")),
@@ -371,7 +382,7 @@ impl Session {
                 self.vector = Some(refused.vector.0);
             }
             Frame::Vector(vector) => self.vector = Some(vector.0),
-            Frame::Adopted(voids) => self.voids.push_back(voids),
+            Frame::Adopted(voids) => self.adopted(voids)?,
             Frame::RowsWanted(rows) => self.rows_wanted(rows)?,
             Frame::Token(token) => self.token = Some(token),
             Frame::Schema(Bytes(schema)) => self.schema = Some(schema),
@@ -388,8 +399,18 @@ impl Session {
         out.extend(self.incoming.credit().map(Frame::Credit));
     }
 
+    /// It follows a rejection, and takes back at least what was rejected.
+    fn adopted(&mut self, voids: Vec<Void>) -> Result<(), Fault> {
+        let rejected = std::mem::take(&mut self.rejected);
+        if rejected.is_empty() || rejected.iter().any(|r| !voids.iter().any(|v| v.version == *r)) {
+            return Err(fault(Code::Protocol, "not what was rejected is taken back"));
+        }
+        self.voids = Some(voids);
+        Ok(())
+    }
+
     fn rows_wanted(&mut self, rows: Vec<RowName>) -> Result<(), Fault> {
-        if rows.len() > self.config.rows_max || self.rows.len() + self.made_rows.len() > 4 {
+        if rows.len() > self.config.rows_max || self.rows.len() + self.made_rows.len() > WAITING_MAX {
             return Err(fault(Code::TooLarge, "more rows are asked for than are given at once"));
         }
         self.rows.push_back(rows);
@@ -456,6 +477,7 @@ impl Session {
             Reply::Rejected(rejections) => {
                 let cut = self.applying.take().unwrap_or_default();
                 self.incoming.refuse(cut);
+                self.rejected = rejections.iter().map(|r| r.version).collect();
                 out.push(Frame::Reject(Reject { cut, rejections }));
             }
             Reply::Rows(rows) => self.made_rows.push_back(rows),
@@ -498,7 +520,7 @@ impl Session {
     fn next_is_nothing(&self) -> bool {
         self.token.is_none()
             && self.schema.is_none()
-            && self.voids.is_empty()
+            && self.voids.is_none()
             && self.rows.is_empty()
             && self.made_rows.is_empty()
             && (self.vector.is_none() && self.at >= self.head)
@@ -516,7 +538,10 @@ impl Session {
         if let Some(schema) = self.schema.take() {
             return Some(Request::Compare(schema));
         }
-        if let Some(voids) = self.voids.pop_front() {
+        if self.rows.is_empty() {
+            self.waiting_bytes = 0;
+        }
+        if let Some(voids) = self.voids.take() {
             return Some(Request::Void(voids));
         }
         if let Some(rows) = self.rows.pop_front() {
@@ -543,6 +568,9 @@ impl Session {
         None
     }
 }
+
+/// Frames of one kind that may wait for the room.
+const WAITING_MAX: usize = 4;
 
 /// A first frame is small but for the vector and the schema.
 const HELLO_BYTES_MAX: usize = 12 << 20;

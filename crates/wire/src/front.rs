@@ -81,6 +81,17 @@ pub(crate) fn payload(bytes: &[u8], bytes_max: usize) -> Result<(Cow<'_, [u8]>, 
     }
 }
 
+/// How many bytes a changeset says that it is when it is unpacked; nothing of it is checked.
+pub fn unpacked_bytes(bytes: &[u8]) -> u64 {
+    let said = || {
+        let mut input = Input::new(bytes);
+        input.take(MAGIC.len() + 1).ok()?;
+        let compressed = input.byte().ok()? & COMPRESSED != 0;
+        compressed.then(|| input.varint().ok()).flatten()
+    };
+    said().unwrap_or(bytes.len() as u64)
+}
+
 /// The header, and the marks that say what else is there.
 pub(crate) fn read_header(input: &mut Input<'_>) -> Result<(Header, u8)> {
     let site = SiteId(input.array()?);

@@ -24,6 +24,7 @@ mod varint;
 mod writer;
 
 pub use error::{Error, Result};
+pub use front::unpacked_bytes;
 pub use naming::{Name, Naming};
 pub use reader::{Reader, Row, TableInfo, TableReader};
 pub use record::{EmptyRange, GroupRecord, Header, RowRecord, Transaction};

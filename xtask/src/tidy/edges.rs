@@ -34,7 +34,7 @@ const MAP: &[Room] = &[
     room("rejoin-wasm", &["rejoin", "rejoin-sync", "rejoin-vfs"], &[], true),
     room("rejoin-server", &["rejoin-sync", "rejoin-wire", "rejoin"], &["rejoin-client"], true),
     room("rejoin-client", &["rejoin-sync", "rejoin-wire", "rejoin"], &["rejoin-server"], true),
-    room("rejoin-cli", &["rejoin", "rejoin-client", "rejoin-server"], &[], true),
+    room("rejoin-cli", &["rejoin", "rejoin-client", "rejoin-server"], &["rejoin-wire"], true),
     room("rejoin-sim", &["rejoin-crdt"], &[], false),
     room("rejoin-bench", &["rejoin"], &[], true),
     room("rejoin-bench-sync", &["rejoin", "rejoin-client", "rejoin-sync", "rejoin-wire"], &[], true),

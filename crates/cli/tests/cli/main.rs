@@ -6,6 +6,7 @@ mod endtoend;
 mod files;
 mod healing;
 mod help;
+mod hostile;
 mod import;
 mod init;
 mod interrupt;

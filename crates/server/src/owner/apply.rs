@@ -1,10 +1,10 @@
 //! A changeset of a client: checked, applied, or refused in the words of the protocol.
 
-use super::{Owner, fault};
+use super::{Owner, fault, malformed};
 use crate::auth::Grant;
 use crate::check::Check;
 use crate::metrics::APPLY_SECONDS;
-use rejoin::{Checked, Error};
+use rejoin::{Checked, Checker as _, Error};
 use rejoin_sync::server::Reply;
 use rejoin_wire::frame::{Bytes, Code, Id, Rejection};
 use std::time::Instant;
@@ -12,17 +12,17 @@ use std::time::Instant;
 impl Owner {
     /// Checks and applies a changeset.
     pub fn apply(&mut self, bytes: &[u8], site: Id, grant: &Grant) -> Reply {
-        let limits = &self.config.limits;
-        let used = self.members.bytes_of(&grant.subject);
-        if limits.subject_bytes > 0 && used + bytes.len() as u64 > limits.subject_bytes {
-            let message =
-                format!("subject \"{}\" has used up its {} bytes", grant.subject, limits.subject_bytes);
+        if let Err(message) = self.has_bytes(grant, bytes.len() as u64) {
             return self.not_applied(Code::Limited, message);
         }
+        let limits = &self.common.config.limits;
+        let mut check =
+            Check::new(&self.members, &self.policies, grant, limits.cut_bytes, limits.sites_per_subject);
+        let unpacked = rejoin_wire::unpacked_bytes(bytes).min(check.bytes_max() as u64);
+        let place = self.common.unpacking.wait_for(unpacked);
         let began = Instant::now();
-        let sites_max = limits.sites_per_subject;
-        let mut check = Check::new(&self.members, &self.policies, grant, limits.cut_bytes, sites_max);
         let checked = self.replica.apply_checked(bytes, &mut check);
+        drop(place);
         let (claimed, places) = check.finish();
         metrics::histogram!(APPLY_SECONDS).record(began.elapsed().as_secs_f64());
         match checked {
@@ -48,14 +48,24 @@ impl Owner {
         }
     }
 
+    /// Whether the subject may still bring so many bytes.
+    pub(super) fn has_bytes(&self, grant: &Grant, bytes: u64) -> Result<(), String> {
+        let (used, most) = (self.members.bytes_of(&grant.subject), self.common.config.limits.subject_bytes);
+        if most > 0 && used.saturating_add(bytes) > most {
+            return Err(format!("subject \"{}\" has used up its {most} bytes", grant.subject));
+        }
+        Ok(())
+    }
+
     fn rejected(&self, all: Vec<rejoin::Rejection>, site: Id, grant: &Grant, places: &[String]) -> Reply {
         let code_of = |r: &rejoin::Rejection| crate::check::code(&r.code);
         for r in &all {
-            let code = code_of(r);
-            metrics::counter!(crate::metrics::REJECTED, "code" => format!("{code:?}")).increment(1);
+            metrics::counter!(crate::metrics::REJECTED, "code" => format!("{:?}", code_of(r))).increment(1);
+        }
+        if let Some(r) = all.first() {
             let at = places.first().map_or("", String::as_str);
-            tracing::warn!(room = %self.name, subject = %grant.subject, site = %r.site, version = r.version, ?code, at,
-                "refused: a transaction: {}", r.reason);
+            tracing::warn!(room = %self.name, subject = %grant.subject, site = %r.site, version = r.version,
+                transactions = all.len(), code = ?code_of(r), at, "refused: a changeset: {}", r.reason);
         }
         // The client can only take back what it wrote itself.
         if let Some(foreign) = all.iter().find(|r| r.site.0 != site) {
@@ -79,13 +89,10 @@ impl Owner {
             Error::TooLarge { .. } => Code::TooLarge,
             // The client's clock is measured when it connects: it does that again.
             Error::Clock { .. } => return Reply::Denied(fault(Code::Clock, e.to_string())),
-            Error::Changeset { .. }
-            | Error::Poison { .. }
-            | Error::BadChange { .. }
-            | Error::BadArgument { .. } => Code::Malformed,
+            e if malformed(e) => Code::Malformed,
             Error::Sqlite(inner) if inner.code & 0xff == rusqlite::ffi::SQLITE_FULL && self.is_full() => {
                 let message =
-                    format!("room \"{}\" has its {} bytes", self.name, self.config.limits.room_bytes);
+                    format!("room \"{}\" has its {} bytes", self.name, self.common.config.limits.room_bytes);
                 return self.not_applied(Code::Limited, message);
             }
             _ => {

@@ -4,12 +4,12 @@ mod apply;
 mod open;
 
 use crate::auth::Grant;
-use crate::config::{Config, SchemaSource};
+use crate::config::SchemaSource;
 use crate::members::Members;
 use crate::names::RoomName;
 use crate::policy::Policies;
 use crate::room::{Head, Shared, internal};
-use crate::rooms::failed;
+use crate::rooms::{Common, failed};
 use crate::schema::{self, SchemaFile};
 use rejoin::{CutRequest, Error, Position, Relation, Replica, RowKey, SiteId, VersionVector};
 use rejoin_sync::MadeCut;
@@ -27,7 +27,7 @@ const SCHEMA_POLL: Duration = Duration::from_secs(2);
 
 pub struct Owner {
     name: RoomName,
-    config: Arc<Config>,
+    common: Arc<Common>,
     shared: Arc<Shared>,
     replica: Replica,
     policies: Policies,
@@ -39,6 +39,8 @@ pub struct Owner {
     pages_max: i64,
     flushed: Instant,
     schema_polled: Instant,
+    /// The room has taken a new site id since it was opened.
+    renewed: bool,
 }
 
 fn fault(code: Code, message: impl Into<String>) -> Fault {
@@ -48,12 +50,12 @@ fn fault(code: Code, message: impl Into<String>) -> Fault {
 impl Owner {
     pub fn open(
         name: RoomName,
-        config: Arc<Config>,
+        common: Arc<Common>,
         shared: Arc<Shared>,
         create: bool,
     ) -> Result<Owner, Fault> {
-        let conn = open::connect(&name, &config, create)?;
-        let opened = Owner::start(name.clone(), config, shared, conn);
+        let conn = open::connect(&name, &common.config, create)?;
+        let opened = Owner::start(name.clone(), common, shared, conn);
         opened.map_err(|message| {
             tracing::error!(room = %name, "cannot be opened: {message}");
             internal(format!("room \"{name}\" cannot be opened; the server's log says why"))
@@ -62,12 +64,13 @@ impl Owner {
 
     fn start(
         name: RoomName,
-        config: Arc<Config>,
+        common: Arc<Common>,
         shared: Arc<Shared>,
         conn: Connection,
     ) -> Result<Owner, String> {
         let text = |e: Error| e.to_string();
-        let pages_max = open::set_up(&conn, &config).map_err(|e| e.to_string())?;
+        let config = &common.config;
+        let pages_max = open::set_up(&conn, config).map_err(|e| e.to_string())?;
         let replica = Replica::attach(conn).map_err(text)?;
         let lineage = replica.make_lineage().map_err(text)?;
         let members = Members::load(&replica).map_err(text)?;
@@ -80,7 +83,7 @@ impl Owner {
         let now = Instant::now();
         let mut owner = Owner {
             name,
-            config,
+            common,
             shared,
             replica,
             policies,
@@ -92,6 +95,7 @@ impl Owner {
             pages_max,
             flushed: now,
             schema_polled: now,
+            renewed: false,
         };
         owner.migrate()?;
         owner.publish().map_err(text)?;
@@ -134,11 +138,18 @@ impl Owner {
             ));
         }
         self.relate(&hello.schema.0, grant)?;
-        let limit = self.config.limits.sites_per_subject;
+        let limit = self.common.config.limits.sites_per_subject;
         self.members.admit(self.replica.connection(), hello.site, &grant.subject, limit)?;
         let mut head = self.replica.own_head().map_err(|e| failed(&e))?;
         let known = hello.vector.0.max(&own);
         if known > head.version {
+            // A file is restored while the room is closed. Under an id that was made since, nobody can know more.
+            if std::mem::replace(&mut self.renewed, true) {
+                let message = format!(
+                    "the client's vector has version {known} of the room's site {own}, which has never written it"
+                );
+                return Err(fault(Code::Malformed, message));
+            }
             let new = self.replica.new_site_id().map_err(|e| failed(&e))?;
             tracing::warn!(room = %self.name, "the file is older than what a client has of it (version {known} of site \
                 {own}, here {}): the room goes on as site {new}", head.version);
@@ -151,7 +162,7 @@ impl Owner {
             0 => None,
             last => Some((last, self.replica.chain_at(site, last).map_err(|e| failed(&e))?.unwrap_or(0))),
         };
-        let limits = &self.config.limits;
+        let limits = &self.common.config.limits;
         Ok(Welcome {
             protocol: 0,
             session: 0,
@@ -191,7 +202,7 @@ impl Owner {
             Relation::Same | Relation::Ahead(_) => return Ok(()),
             Relation::Behind(more) | Relation::Diverged(more) => more,
         };
-        let adopts = *self.config.schema_of(&self.name) == SchemaSource::Adopt;
+        let adopts = *self.common.config.schema_of(&self.name) == SchemaSource::Adopt;
         if !adopts || !grant.schema || grant.read_only {
             return Ok(());
         }
@@ -237,7 +248,10 @@ impl Owner {
                 let upto = cut.as_ref().map_or(upto, |c| c.upto);
                 Reply::Made { cut, upto }
             }
-            Err(e @ Error::BelowHorizon { .. }) => Reply::Denied(fault(Code::BelowHorizon, e.to_string())),
+            // What no changeset can hold, a snapshot does.
+            Err(e @ (Error::BelowHorizon { .. } | Error::TooLarge { .. })) => {
+                Reply::Denied(fault(Code::BelowHorizon, e.to_string()))
+            }
             Err(e) => self.broken(&e),
         }
     }
@@ -248,7 +262,11 @@ impl Owner {
     }
 
     /// Versions of the client that are held and empty.
-    pub fn void(&mut self, voids: &[Void], site: Id) -> Reply {
+    pub fn void(&mut self, voids: &[Void], site: Id, grant: &Grant) -> Reply {
+        let bytes = std::mem::size_of_val(voids) as u64;
+        if let Err(message) = self.has_bytes(grant, bytes) {
+            return Reply::Denied(fault(Code::Limited, message));
+        }
         let void = |v: &Void| rejoin::Void {
             site: SiteId(site),
             version: v.version,
@@ -257,8 +275,13 @@ impl Owner {
         };
         let all: Vec<_> = voids.iter().map(void).collect();
         match self.replica.void(&all) {
-            Ok(_) => Reply::Voided,
-            Err(e @ (Error::BadArgument { .. } | Error::Fork { .. } | Error::Gap { .. })) => {
+            Ok(recorded) => {
+                if recorded > 0 {
+                    self.members.used(&grant.subject, bytes);
+                }
+                Reply::Voided
+            }
+            Err(e) if malformed(&e) || matches!(e, Error::Fork { .. } | Error::Gap { .. }) => {
                 Reply::Denied(fault(Code::Malformed, e.to_string()))
             }
             Err(e) => self.broken(&e),
@@ -270,7 +293,7 @@ impl Owner {
         let keys: Vec<_> = rows.into_iter().map(key).collect();
         match self.replica.row_states(&keys) {
             Ok(bytes) => Reply::Rows(bytes),
-            Err(e @ Error::BadArgument { .. }) => Reply::Denied(fault(Code::Malformed, e.to_string())),
+            Err(e) if malformed(&e) => Reply::Denied(fault(Code::Malformed, e.to_string())),
             Err(e) => self.broken(&e),
         }
     }
@@ -359,7 +382,7 @@ impl Owner {
 
     /// Forgets what all replicas have acknowledged that were there in the last time, once in a while.
     fn collect_if_due(&mut self) {
-        let limits = &self.config.limits;
+        let limits = &self.common.config.limits;
         let every_ms = u64::from(limits.collect_h) * 3_600_000;
         let days = u64::from(limits.replica_days);
         if every_ms == 0 || self.members.collected_ms + every_ms > crate::app::now_ms() {
@@ -390,6 +413,12 @@ impl Owner {
     pub fn close(mut self) {
         self.flush();
     }
+}
+
+/// It is the client's fault, and nothing that connecting again would mend.
+fn malformed(e: &Error) -> bool {
+    use Error::{BadArgument, BadChange, Changeset, Poison, TooLarge};
+    matches!(e, BadArgument { .. } | BadChange { .. } | Changeset { .. } | Poison { .. } | TooLarge { .. })
 }
 
 fn made_cut(cut: rejoin::Cut) -> MadeCut {

@@ -147,9 +147,9 @@ async fn frames_out_of_turn_end_the_session() {
         ("an answer to nothing", vec![Frame::Ack(1)], Code::Protocol),
         ("the other side's frames", vec![Frame::TokenTaken(None)], Code::Protocol),
         (
-            "a version beyond all",
+            "what nobody has rejected",
             vec![Frame::Adopted(vec![Void { version: u64::MAX, nonce: 1, chain: 1 }])],
-            Code::Malformed,
+            Code::Protocol,
         ),
     ] {
         let mut eve = scene.eve().await;
