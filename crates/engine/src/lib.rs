@@ -24,6 +24,7 @@ mod engine;
 pub mod error;
 mod exchange;
 mod flush;
+mod forgotten;
 mod format;
 mod fract;
 mod functions;

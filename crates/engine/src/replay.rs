@@ -20,15 +20,21 @@ pub struct Replayed {
     pub changes: u64,
     /// Changes that lost, to other changes or because the row was deleted meanwhile.
     pub lost: u64,
+    /// Rows of the snapshot that the old file had deleted and forgotten.
+    pub deleted: u64,
 }
 
 impl Replica {
     /// For a replica that is below the horizon of others ([`crate::Error::BelowHorizon`]): what it has and the snapshot lacks is
-    /// written to that under its own site id, all or nothing, and the snapshot is what the replica goes on with.
+    /// written to that under its own site id, and the snapshot is what the replica goes on with; if it fails, the snapshot is of
+    /// no use.
     ///
     /// A change of a row that the snapshot does not know was made to a row that has been deleted, and that is forgotten: it is
     /// lost, unless everything of the row is new. Tables that are not replicated stay behind, and what is noted of the server;
     /// what was rejected comes along.
+    ///
+    /// A snapshot that is older than what was forgotten here, because the room was restored, may have rows that are deleted here
+    /// and forgotten. They are deleted in it, too.
     pub fn replay_onto(&self, snapshot: &Replica) -> Result<Replayed> {
         self.give_way_to(snapshot)?;
         let theirs = snapshot.vector()?;
@@ -45,7 +51,7 @@ impl Replica {
         let clock = if lamport { "lamport" } else { "hlc" };
         let engine = &snapshot.engine;
         let mut replayed = Replayed { transactions: parts[0].1.versions, ..Replayed::default() };
-        writing(engine, || {
+        let mut replayed = writing(engine, || {
             engine.scoped("crsql_replay", || {
                 crate::config::set(engine, "clock", ValueRef::Text(clock.as_bytes()))?;
                 // By the clock as it is are the old file's versions judged.
@@ -63,7 +69,9 @@ impl Replica {
                 core.go_on_from(high)?;
                 Ok(replayed)
             })
-        })
+        })?;
+        replayed.deleted = writing(engine, || crate::forgotten::delete_again(self, snapshot, &theirs))?;
+        Ok(replayed)
     }
 }
 

@@ -99,8 +99,10 @@ fn start_over(args: &Args) -> Result<()> {
     let replayed = done.map_err(|e| failure(e, &args.db))?;
     let (transactions, changes) = (replayed.transactions, replayed.changes);
     if args.json {
-        let lost = replayed.lost;
-        let all = json!({ "state": "started_over", "transactions": transactions, "changes": changes, "lost": lost });
+        let (lost, deleted) = (replayed.lost, replayed.deleted);
+        let all = json!({
+            "state": "started_over", "transactions": transactions, "changes": changes, "lost": lost, "deleted": deleted,
+        });
         return line(all.to_string());
     }
     let kept = format!("{} of {}", count(changes, "change"), count(transactions, "transaction"));

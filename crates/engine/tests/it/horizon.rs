@@ -2,8 +2,8 @@
 
 use crate::util::{Files, ITEMS, assert_equal, int, pull, rows, run};
 use rejoin::{
-    Checked, Checker, CutRequest, Error, Position, Replica, ReplicaNote, SiteId, TransactionFacts,
-    VersionVector,
+    Checked, Checker, CutRequest, Error, Position, Replica, ReplicaNote, ServerNote, SiteId,
+    TransactionFacts, VersionVector,
 };
 
 #[track_caller]
@@ -333,4 +333,46 @@ fn a_fork_takes_its_versions_out_of_the_horizon() {
     let b = files.open("b.db", ITEMS);
     pull(&a, &b).unwrap();
     assert_equal(&a, &b, "items");
+}
+
+/// The room was restored from before the deletion, and the replica has collected it meanwhile.
+#[test]
+fn an_old_snapshot_does_not_bring_back_what_was_deleted_and_forgotten() {
+    let schema = "CREATE TABLE shop(name TEXT COLLATE NOCASE PRIMARY KEY, city TEXT); \
+         CREATE TABLE stock(shop TEXT COLLATE NOCASE, book INTEGER, n INTEGER, PRIMARY KEY (shop, book)) WITHOUT ROWID; \
+         SELECT crsql_as_crr('shop'); SELECT crsql_as_crr('stock');";
+    let files = Files::new();
+    let (room, a) = (files.open("room.db", schema), files.open("a.db", schema));
+    run(&a, "INSERT INTO shop VALUES ('North', 'x'), ('south', 'y'), ('East', 'z'), ('west', 'v')");
+    run(&a, "INSERT INTO stock VALUES ('North', 1, 5), ('North', 2, 5), ('south', 1, 7), ('west', 1, 8)");
+    pull(&a, &room).unwrap();
+    let path = files.dir.path().join("snap.db");
+    room.snapshot_to(&path, &[]).unwrap();
+    let snapshot = Replica::from_snapshot(&path).unwrap();
+    let (url, site, lineage) = ("ws://room".into(), room.site_id().unwrap(), room.make_lineage().unwrap());
+    a.set_lineage(lineage).unwrap();
+    a.remember_server(&ServerNote { url, site, lineage, acknowledged: a.vector().unwrap(), relay: true })
+        .unwrap();
+    // What the snapshot has of its own is nobody's to delete.
+    run(&snapshot, "INSERT INTO shop VALUES ('own', ''); UPDATE stock SET n = 9 WHERE shop = 'west'");
+    run(
+        &a,
+        "DELETE FROM stock WHERE shop IN ('North', 'west'); DELETE FROM shop WHERE name IN ('north', 'WEST')",
+    );
+    run(&a, "UPDATE shop SET city = 'new' WHERE name = 'East'; DELETE FROM stock WHERE shop = 'south'");
+    collect_all(&a);
+    assert_eq!(tombstones(&a), 0);
+    // This deletion is remembered, and comes along as one.
+    run(&a, "DELETE FROM shop WHERE name = 'south'");
+    let replayed = a.replay_onto(&snapshot).unwrap();
+    assert_eq!(replayed.deleted, 5, "two shops, and the stock of all but the one that was written to");
+    assert_eq!(rows(&snapshot, "SELECT name, city FROM shop ORDER BY 1").len(), 2);
+    assert_eq!(rows(&snapshot, "SELECT n FROM stock"), ["Integer(9)"]);
+    assert_sound(&snapshot);
+    // The room hears of it as of any deletion.
+    pull(&snapshot, &room).unwrap();
+    for table in ["shop", "stock"] {
+        assert_equal(&snapshot, &room, table);
+    }
+    assert_eq!(a.replay_onto(&snapshot).unwrap().deleted, 0);
 }

@@ -57,7 +57,10 @@ impl Client {
                 // The room was restored, and has written on under its old numbers: nothing in the vectors tells of that.
                 let other_history =
                     s.open.welcome.head.zip(server).is_some_and(|((_, theirs), ours)| theirs != ours);
-                if other_history || !self.facts.vector.covers(&s.open.welcome.horizon.0) {
+                // Or it was restored from before what is forgotten here: cuts of neither side would be taken by the other.
+                let (theirs, forgotten) = (&s.open.theirs, &self.facts.horizon);
+                let below = !theirs.covers(forgotten) && !theirs.common(forgotten).is_empty();
+                if other_history || below || !self.facts.vector.covers(&s.open.welcome.horizon.0) {
                     self.start_over();
                 }
             }

@@ -154,6 +154,57 @@ fn a_restored_room_that_wrote_on_under_its_old_id() {
     }
 }
 
+/// The backup is older than what everybody has acknowledged and forgotten. The clients start over from it and put back all that it
+/// lacks; what was deleted since is deleted again, though no tombstone is left of it.
+#[test]
+fn a_room_restored_from_before_what_its_clients_have_forgotten() {
+    let mut place = Place::new();
+    let [a, b, c] = ["a.db", "b.db", "c.db"].map(|name| place.replica(name));
+    (1..=4).for_each(|id| insert(&a, id, "before the backup"));
+    for name in ["a.db", "b.db", "c.db"] {
+        sync(&place, name);
+    }
+    let copy = backup(&mut place);
+    let run = |replica: &Replica, sql: &str| replica.connection().execute_batch(sql).expect("sql");
+    run(&a, "DELETE FROM books WHERE id = 2; UPDATE books SET stock = 3 WHERE id = 1");
+    run(
+        &b,
+        "UPDATE books SET title = 'edited' WHERE id = 3; INSERT INTO books (id, title) VALUES (5, 'new')",
+    );
+    for name in ["a.db", "b.db", "a.db"] {
+        sync(&place, name);
+    }
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    room.collect(&room.vector().expect("a vector")).expect("collects");
+    drop(room);
+    // They hear of it with the next change; one was away and has forgotten nothing.
+    insert(&b, 6, "and on");
+    sync(&place, "b.db");
+    run(&a, "UPDATE books SET stock = 4 WHERE id = 1");
+    for name in ["a.db", "b.db"] {
+        sync(&place, name);
+    }
+    let tombstones = "SELECT count(*) FROM crsql_changes WHERE cid = '-1' AND cl % 2 = 0";
+    for replica in [&a, &b] {
+        let left = replica.connection().query_row(tombstones, [], |r| r.get::<_, i64>(0));
+        assert_eq!(left, Ok(0));
+    }
+    restore(&mut place, &copy);
+    insert(&a, 7, "unsent");
+    run(&b, "UPDATE books SET stock = 9 WHERE id = 4");
+    insert(&c, 8, "of one who was away");
+    for name in ["a.db", "c.db", "b.db", "a.db", "c.db", "b.db"] {
+        sync(&place, name);
+    }
+    assert_eq!(ids(&a), [1, 3, 4, 5, 6, 7, 8]);
+    let one = |sql: &str| a.connection().query_row(sql, [], |r| r.get::<_, i64>(0)).expect("a number");
+    assert_eq!(one("SELECT stock FROM books WHERE id = 1"), 4);
+    assert_eq!(one("SELECT stock FROM books WHERE id = 4"), 9);
+    assert_eq!(one("SELECT count(*) FROM books WHERE title = 'edited'"), 1);
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    [&b, &c, &room].iter().for_each(|r| assert_equal(&a, r));
+}
+
 /// Point 4 of what shops suffered from: export and import of the database as one ordinary SQLite file. The copy that is
 /// imported goes on as a replica of its own, and so does one that was copied byte for byte, at the latest when both write.
 #[test]
