@@ -83,13 +83,8 @@ fn bounded(command: &Command) -> Command {
     shell
 }
 
-/// Built with the features of the whole workspace, so that what the tests have compiled is not compiled again.
 fn binary() -> Result<Command> {
-    let mut build = proc::cargo();
-    build.args(["build", "--quiet", "--workspace", "--exclude", "rejoin-ext", "--bin", "rejoin-fuzz"]);
-    proc::run_quiet_stdout(&mut build)?;
-    let name = format!("rejoin-fuzz{}", std::env::consts::EXE_SUFFIX);
-    let mut command = Command::new(proc::target_dir()?.join("debug").join(name));
+    let mut command = Command::new(proc::built("rejoin-fuzz")?);
     command.current_dir(proc::root());
     Ok(command)
 }

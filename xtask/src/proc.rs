@@ -34,6 +34,14 @@ pub fn target_dir() -> Result<&'static Path> {
     found.as_deref().map_err(Clone::clone)
 }
 
+/// A program of this workspace. Built with the features of the whole, so that what the tests have compiled is not compiled again.
+pub fn built(name: &str) -> Result<PathBuf> {
+    let mut build = cargo();
+    build.args(["build", "--quiet", "--workspace", "--exclude", "rejoin-ext", "--bin", name]);
+    run_quiet_stdout(&mut build)?;
+    Ok(target_dir()?.join("debug").join(format!("{name}{}", std::env::consts::EXE_SUFFIX)))
+}
+
 /// A scratch directory of this process under the target directory, empty at return.
 pub fn scratch(name: &str) -> Result<PathBuf> {
     let dir = target_dir()?.join("xtask").join(format!("{name}-{}", std::process::id()));

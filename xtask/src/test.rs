@@ -138,10 +138,12 @@ impl Run {
                 Err(e) => return self.step(name, || Err(e)),
             };
             self.step(name, || {
+                let server = proc::built("rejoin")?;
                 let mut command = Command::new(&tools.python);
                 command.args(["-m", "pytest", "-q", "-rs", "-p", "no:cacheprovider"]).args(tests);
                 command.current_dir(proc::root()).env("PYTHONDONTWRITEBYTECODE", "1");
                 command.env("REJOIN_EXTENSION", extension).env("REJOIN_SQLITE3", &tools.sqlite3);
+                command.env("REJOIN_COMMAND", server);
                 if let Some(filter) = &filter {
                     command.args(["-k", filter]);
                 }

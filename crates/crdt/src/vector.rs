@@ -5,7 +5,8 @@
 //! ```text
 //! number of sites
 //! per site, ascending:  16 bytes of id, number of ranges,
-//!   per range:          versions skipped since the end of the last range, versions held less one
+//!   per range:          distance of its first version from the last one of the range before (from 0), distance of its last
+//!                       version from its first
 //! ```
 //!
 //! Versions count from 1. Decoding takes only what encoding makes: ascending sites, ranges that do not touch,
