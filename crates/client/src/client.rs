@@ -198,7 +198,7 @@ fn block_on<F: Future>(future: F, until: Instant) -> Option<F::Output> {
 const GIVE_UP: Duration = Duration::from_secs(30);
 
 /// Brings both sides up to date, and returns when that is done or cannot be: the report's state is `Synced`, or says why it is
-/// not. A server that cannot be reached is given up at once; one that is lost on the way, after half a minute.
+/// not. A server that cannot be reached is given up at once; one that is lost on the way, or takes nothing, after half a minute.
 pub fn sync_once(path: impl AsRef<Path>, url: &str, options: Options) -> Result<Report, Error> {
     let client = SyncClient::start(path, url, options)?;
     let mut watch = client.watch();
@@ -216,21 +216,34 @@ pub fn sync_once(path: impl AsRef<Path>, url: &str, options: Options) -> Result<
     }
 }
 
+/// So many bytes more tell that something goes on, though the connection is lost again and again.
+const GOES_ON_BYTES: u64 = 256 << 10;
+
 /// Tells when nothing more is to be waited for.
 #[derive(Debug, Default)]
 pub struct Ending {
-    /// When the server was last there.
-    there: Option<Instant>,
+    /// The server was there.
+    reached: bool,
+    /// Since when it is lost, or comes only to be lost again.
+    lost: Option<Instant>,
+    /// What was pending and had travelled when something last went on.
+    pending: u64,
+    bytes: u64,
 }
 
 impl Ending {
     pub fn is_end(&mut self, report: &Report) -> bool {
         match &report.state {
             State::Incompatible { .. } => true,
-            State::Offline { .. } => self.there.is_none_or(|at| at.elapsed() > GIVE_UP),
+            State::Offline { .. } if !self.reached => true,
+            State::Offline { .. } => self.lost.get_or_insert_with(Instant::now).elapsed() > GIVE_UP,
             State::Connecting => false,
             _ => {
-                self.there = Some(Instant::now());
+                let bytes = report.sent + report.received;
+                if !self.reached || report.pending < self.pending || bytes >= self.bytes + GOES_ON_BYTES {
+                    (self.lost, self.pending, self.bytes) = (None, report.pending, bytes);
+                }
+                self.reached = true;
                 report.settled
             }
         }

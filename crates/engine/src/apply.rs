@@ -410,7 +410,7 @@ struct Applying<'a> {
 
 impl<'a> Applying<'a> {
     fn new(engine: &'a Engine, core: &'a mut Core, reader: &'a Reader<'a>) -> Applying<'a> {
-        let now = core.now();
+        let now = core.now_to_judge();
         Applying {
             versions: vec![None; reader.transactions().len()],
             empty: Vec::new(),

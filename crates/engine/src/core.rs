@@ -270,6 +270,9 @@ pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a m
     slot.as_mut().ok_or_else(|| Error::damaged("statement slot"))
 }
 
+/// So much later than what is from the future itself may be what builds on it: each transaction needs 1/2048 ms.
+const AFTER_MS: i64 = 1_000;
+
 pub fn system_now_ms() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
@@ -543,6 +546,16 @@ impl Core {
             };
         }
         Ok(())
+    }
+
+    /// The time by which it is judged whether a version is from the future. Where the file has some itself that it would never
+    /// have taken, its clock was ahead and was set right, as a server's may be for everybody who syncs with it. What builds
+    /// on those is taken, but little more: nobody is to go on from there into the future.
+    pub fn now_to_judge(&self) -> i64 {
+        let (now, drift_ms) = (self.now(), self.cfg.drift_ms);
+        let high_ms = rejoin_crdt::hlc::unix_ms(self.tail.high);
+        let taken_once = now.saturating_add(drift_ms.saturating_mul(2));
+        if high_ms > taken_once { high_ms.saturating_sub(drift_ms).saturating_add(AFTER_MS) } else { now }
     }
 
     /// Takes a log row into the version vector.

@@ -118,7 +118,7 @@ fn parse<'a>(core: &mut Core, args: Args<'a>, last: Option<&'a Rc<Table>>) -> Re
     let col_version = int("col_version", v(4))?;
     let cl = check_cl(int("cl", v(7))?)?;
     if !(0..=core.txn.checked).contains(&col_version) {
-        let now = core.now();
+        let now = core.now_to_judge();
         core.txn.checked = check_col_version(col_version, now, core.cfg.drift_ms)?;
     }
     // A cell with an even causal length tells of a delete, as a sentinel does.

@@ -126,7 +126,7 @@ fn told_row(
     let mut cells = Vec::new();
     for (&col, &val) in row.columns.iter().zip(row.values) {
         let Some((stamp, seq)) = meta.cell(col) else { continue };
-        let found = check_col_version(stamp.col_version, core.now(), core.cfg.drift_ms);
+        let found = check_col_version(stamp.col_version, core.now_to_judge(), core.cfg.drift_ms);
         let col_version = found.map_err(|e| Error::Poison { why: e.to_string() })?;
         let origin = origin(stamp.db_version, stamp.site, seq).ok_or_else(unlisted)?;
         let names = names.get(col as usize).cloned().ok_or_else(unlisted)?;

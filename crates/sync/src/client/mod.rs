@@ -80,6 +80,8 @@ pub struct Client {
     refused: Option<String>,
     /// From a snapshot, and not let in since.
     started_over: bool,
+    /// The clock was measured because something came from the future, and nothing was taken since.
+    measured: bool,
     /// The token that the server has.
     told_token: Option<String>,
     remains: Option<Remains>,
@@ -104,6 +106,7 @@ impl Client {
             described: false,
             refused: None,
             started_over: false,
+            measured: false,
             told_token: None,
             remains: None,
             backoff: Backoff::default(),
@@ -413,7 +416,10 @@ impl Client {
         let Phase::Open(open) = &mut self.phase else { return };
         match &reply {
             Reply::Acknowledged(vector) => self.facts.acknowledged.clone_from(vector),
-            Reply::Applied { .. } => self.backoff.reset(),
+            Reply::Applied { .. } => {
+                self.backoff.reset();
+                self.measured = false;
+            }
             _ => {}
         }
         let mut frames = Vec::new();
@@ -421,8 +427,11 @@ impl Client {
         frames.iter().for_each(|f| self.send(f));
         match done {
             Ok(open::Next::Stay) => {}
+            // The clock here is right by the server's: that was ahead once, and a snapshot has what is from then.
+            Ok(open::Next::Reconnect { clock: true, .. }) if self.measured => self.start_over(),
             Ok(open::Next::StartOver) => self.start_over(),
-            Ok(open::Next::Reconnect(why)) => {
+            Ok(open::Next::Reconnect { why, clock }) => {
+                self.measured = clock;
                 self.keep_remains();
                 self.out.push(Effect::Disconnect);
                 self.offline(why, None, now_ms);

@@ -19,7 +19,11 @@ const GAPS_MAX: u32 = 3;
 /// What the session is to do after a reply.
 pub(super) enum Next {
     Stay,
-    Reconnect(String),
+    /// `clock`: because something came from the future.
+    Reconnect {
+        why: String,
+        clock: bool,
+    },
     StartOver,
 }
 
@@ -410,7 +414,8 @@ impl Open {
                 Ok(Next::Stay)
             }
             // A fork of this site has given it a new id by now, and the next greeting settles the rest.
-            NotApplied::Fork(message) | NotApplied::Clock(message) => Ok(Next::Reconnect(message)),
+            NotApplied::Fork(why) => Ok(Next::Reconnect { why, clock: false }),
+            NotApplied::Clock(why) => Ok(Next::Reconnect { why, clock: true }),
             NotApplied::BelowHorizon(_) | NotApplied::OtherHistory(_) => Ok(Next::StartOver),
             NotApplied::OtherLineage(message) => Err(fault(Code::OtherLineage, message)),
             NotApplied::Bad(message) => Err(fault(Code::Malformed, message)),

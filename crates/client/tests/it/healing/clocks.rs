@@ -162,3 +162,44 @@ fn a_clock_that_is_set_while_it_runs() {
     let off = newest_ms(&b) - right();
     assert!((-120_000..=5_000).contains(&off), "{off} ms");
 }
+
+/// The server's clock was a year ahead for a while: what it took then is from the future for everybody, now that it is right. It
+/// is taken nevertheless, and what is written after it wins and is taken, too.
+#[test]
+fn a_server_that_was_ahead_and_was_set_right() {
+    let mut place = Place::new();
+    let [a, b] = ["a.db", "b.db"].map(|name| place.replica(name));
+    let sync = |place: &Place, name: &str| {
+        let report = sync_once(place.path(name), &place.url("shop"), by(right)).expect("it syncs");
+        assert_eq!((report.state, report.pending), (State::Synced, 0), "{name}");
+    };
+    insert(&a, 1, "before");
+    sync(&place, "a.db");
+    // As if by a client that had believed it.
+    place.stop();
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    room.set_clock(year_ahead).expect("a clock");
+    retitle(&room, "from the future");
+    insert(&room, 2, "from the future");
+    drop(room);
+    place.start();
+    insert(&a, 3, "unsent");
+    sync(&place, "a.db");
+    assert_eq!(titles(&a)[0].1, "from the future");
+    // One that knows nothing yet, and one that begins with a snapshot.
+    sync(&place, "b.db");
+    rejoin_client::clone_room(&place.url("shop"), place.path("c.db"), &by(right), |_| ()).expect("it clones");
+    let c = Replica::open(place.path("c.db")).expect("opens");
+    for (replica, name) in [(&a, "a.db"), (&b, "b.db"), (&c, "c.db")] {
+        for n in 0..3 {
+            retitle(replica, &format!("{n} from {name}"));
+        }
+        for name in ["a.db", "b.db", "c.db"].into_iter().chain([name]).chain(["a.db", "b.db", "c.db"]) {
+            sync(&place, name);
+        }
+        for other in [&a, &b, &c] {
+            assert_eq!(titles(other)[0].1, format!("2 from {name}"));
+            assert_equal(&a, other);
+        }
+    }
+}
