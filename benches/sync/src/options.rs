@@ -14,6 +14,9 @@ rejoin-bench-sync [OPTIONS]
   --rejoin FILE    the command whose `serve` is measured; without it, the one beside this program
   --list           names the benchmarks
 
+Files are made in TMPDIR. Every commit waits for that disk three times on its way, so latencies are its own where
+others use it.
+
 Exits with 1 when a limit is missed, with 2 when something does not work.
 ";
 

@@ -1,12 +1,12 @@
 //! CPU time for a transaction that one replica sends and another one gets, each on its own.
 
 use crate::Result;
-use crate::lab::Lab;
+use crate::lab::{Lab, insert_articles};
 use crate::live::{Commits, paced, two, until};
-use crate::report::Report;
-use crate::server::Server;
-use crate::usage::own_cpu;
-use rustix::process::{Pid, Signal, kill_process};
+use crate::report::{Report, median};
+use crate::server::{Server, signal};
+use crate::usage::{own_cpu, spent};
+use rustix::process::Signal;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
@@ -31,6 +31,15 @@ pub fn run(lab: &Lab, report: &mut Report) -> Result<()> {
     let each = |cpu: Duration| cpu.as_secs_f64() * 1e6 / count as f64;
     report.note(&format!("server CPU for each of {count} relayed transactions"), each(cpu), "us");
     report.note("CPU of its writer and of both clients", each(own), "us");
+    // What a replica takes for the same row when nobody syncs.
+    let alone = lab.with_table("relay-alone.db")?;
+    let mut each_alone = Vec::new();
+    // At the same distances: in a loop it finds everything in the processor's caches.
+    paced(lab.sized(1000, 50), EVERY, |n| {
+        each_alone.push(spent(|| insert_articles(&alone, n..=n, 1))?.0.cpu_ms * 1e3);
+        Ok(())
+    })?;
+    report.note("a row's commit in a replica that nobody syncs, CPU", median(&mut each_alone), "us");
     match profile {
         Some(profile) => profile.print(),
         None => Ok(()),
@@ -56,10 +65,9 @@ impl Profile {
     }
 
     fn print(mut self) -> Result<()> {
-        let pid = i32::try_from(self.perf.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
-        kill_process(pid, Signal::INT)?;
+        signal(&self.perf, Signal::INT)?;
         self.perf.wait()?;
-        for sort in ["dso", "sym"] {
+        for sort in ["comm", "dso", "sym"] {
             print!("{}", entries(&self.file, sort)?);
         }
         Ok(())

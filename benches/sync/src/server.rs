@@ -2,10 +2,11 @@
 
 use crate::usage::{cpu_of, memory_of};
 use crate::{Result, lab::Lab};
+use rustix::process::{Pid, Signal, kill_process};
 use std::io::{BufRead, BufReader};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStdout, Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 pub struct Server {
     child: Child,
@@ -57,7 +58,18 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let _ = signal(&self.child, Signal::TERM);
+        let began = Instant::now();
+        while matches!(self.child.try_wait(), Ok(None)) && began.elapsed() < Duration::from_secs(10) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// Asks a child to end.
+pub fn signal(child: &Child, signal: Signal) -> Result<()> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).ok_or("no process id")?;
+    Ok(kill_process(pid, signal)?)
 }

@@ -21,7 +21,7 @@ use rejoin_crdt::ValueRef;
 use rejoin_crdt::meta::{ColSet, Group, RowMeta, Sentinel, Stamp};
 use rejoin_crdt::site::SiteId;
 use rejoin_crdt::vector::VersionVector;
-use rejoin_sqlite::{Db, Stmt};
+use rejoin_sqlite::Stmt;
 use rejoin_wire::{EmptyRange, GroupRecord, Naming, RowRecord, Transaction, Writer};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::rc::Rc;
@@ -241,25 +241,32 @@ impl Plan {
             }
         }
         self.keys = keys;
-        let (blocks, keys) = (&self.blocks, &self.keys);
-        self.single.retain(|loc| match loc {
+        let mut single = std::mem::take(&mut self.single);
+        single.retain(|loc| !self.has_block_of(loc));
+        single.sort_unstable();
+        single.dedup();
+        self.single = single;
+    }
+
+    /// Whether a place is in the blocks or the ranges of keys, once they are settled.
+    fn has_block_of(&self, loc: &Loc) -> bool {
+        match loc {
             Loc::Row(row) => {
                 let block = row >> crate::block::SHIFT;
-                let i = blocks.partition_point(|b| b.1 < block);
-                blocks.get(i).is_none_or(|b| block < b.0)
+                let i = self.blocks.partition_point(|b| b.1 < block);
+                self.blocks.get(i).is_some_and(|b| b.0 <= block)
             }
             Loc::Key(key) => {
-                let i = keys.partition_point(|k| k.1 < *key);
-                keys.get(i).is_none_or(|k| *key < k.0)
+                let i = self.keys.partition_point(|k| k.1 < *key);
+                self.keys.get(i).is_some_and(|k| k.0 <= *key)
             }
-        });
-        self.single.sort_unstable();
-        self.single.dedup();
+        }
     }
 }
 
 /// Reads rows of the user's table by ascending rowid.
 struct Rows {
+    sql: String,
     stmt: Stmt,
     columns: usize,
     keys: usize,
@@ -267,12 +274,22 @@ struct Rows {
 }
 
 impl Rows {
-    fn new(db: Db, listed: &Listed) -> Result<Rows> {
+    fn new(core: &mut Core, listed: &Listed) -> Result<Rows> {
         let t = &listed.table;
         let (columns, keys) = listed.select();
         let (from, rowid) = (t.quoted(), t.rowid);
         let sql = format!("SELECT {columns} FROM {from} WHERE {rowid} >= ?1 ORDER BY {rowid}");
-        Ok(Rows { stmt: db.prepare_transient(&sql)?, columns: listed.ids.len(), keys, at: None })
+        // Mostly it is the same table again.
+        let stmt = match core.q.rows.take() {
+            Some((kept, stmt)) if kept == sql => stmt,
+            _ => core.db.prepare(&sql)?,
+        };
+        Ok(Rows { sql, stmt, columns: listed.ids.len(), keys, at: None })
+    }
+
+    fn give_back(mut self, core: &mut Core) {
+        self.stmt.reset();
+        core.q.rows = Some((self.sql, self.stmt));
     }
 
     /// Stands on the row afterwards, if it is there.
@@ -454,10 +471,12 @@ impl Export {
         self.last_group = None;
         let mut listed = Listed::new(core, table)?;
         let has_rows = table.kind.has_rows();
-        let mut rows = if has_rows { Some(Rows::new(core.db, &listed)?) } else { None };
+        let mut rows = if has_rows { Some(Rows::new(core, &listed)?) } else { None };
         let mut reader = if has_rows { None } else { Some(RowReader::new(core.db, table)?) };
         core.store(table);
-        let later: Vec<Loc> = core.overlay.table(table.id).map(|(loc, _)| loc.clone()).collect();
+        // What is newer than the blocks.
+        let later = core.overlay.table(table.id).map(|(loc, _)| loc).filter(|loc| plan.has_block_of(loc));
+        let later: Vec<Loc> = later.cloned().collect();
         if let (Some(store), Some(rows)) = (core.stores.get(&table.id), &mut rows) {
             let overlaid: HashSet<&Loc> = later.iter().collect();
             for &(from, to) in &plan.blocks {
@@ -497,6 +516,9 @@ impl Export {
                 }
                 _ => {}
             }
+        }
+        if let Some(rows) = rows {
+            rows.give_back(core);
         }
         Ok(())
     }

@@ -205,6 +205,8 @@ pub struct Queries {
     pub names_of_column: Option<Stmt>,
     pub names_of_columns: Option<Stmt>,
     pub all_names: Option<Stmt>,
+    /// The last statement that read a table of the user's for a changeset, with its text.
+    pub rows: Option<(String, Stmt)>,
 }
 
 /// Per table: ranges of keys.

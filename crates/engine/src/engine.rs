@@ -10,7 +10,7 @@ use crate::error::{Error, Result};
 use crate::hook::Hook;
 use crate::journal::{Event, Kind};
 use crate::writers::Hush;
-use rejoin_sqlite::{Db, TxnState, ValueRef, ffi};
+use rejoin_sqlite::{Db, Stmt, TxnState, ValueRef, ffi};
 use std::cell::{Cell, RefCell, RefMut};
 use std::collections::HashSet;
 use std::rc::Rc;
@@ -40,6 +40,8 @@ pub struct Engine {
     merging: Cell<Option<u32>>,
     suspended: RefCell<HashSet<u32>>,
     armed: Cell<bool>,
+    /// Statements of `exec_kept`, by their text.
+    kept: RefCell<Vec<(String, Stmt)>>,
     /// The transaction was rolled back, and what it left in memory still stands.
     lost: Cell<bool>,
     /// Why what the transaction owes could not be written: it must not be committed without.
@@ -67,6 +69,7 @@ impl Engine {
             merging: Cell::new(None),
             suspended: RefCell::default(),
             armed: Cell::new(false),
+            kept: RefCell::default(),
             lost: Cell::new(false),
             broken: RefCell::default(),
             observers: RefCell::default(),
@@ -98,6 +101,7 @@ impl Engine {
         if let Ok(mut cap) = self.cap.try_borrow_mut() {
             cap.forget_statements();
         }
+        self.kept.take();
     }
 
     pub fn is_merging(&self, tbl: u32) -> bool {
@@ -289,11 +293,28 @@ impl Engine {
         }
     }
 
+    /// Runs a statement without parameters and keeps it: compiling takes five times as long as what these do.
+    pub fn exec_kept(&self, sql: &str) -> Result<()> {
+        self.arm()?;
+        let found = {
+            let mut kept = self.kept.borrow_mut();
+            kept.iter().position(|k| k.0 == sql).map(|i| kept.swap_remove(i))
+        };
+        let (sql, mut statement) = match found {
+            Some(found) => found,
+            None => (sql.to_owned(), self.db.prepare(sql)?),
+        };
+        // What it calls back may come here, too.
+        let done = statement.run(&[]);
+        self.kept.borrow_mut().push((sql, statement));
+        Ok(done?)
+    }
+
     /// Runs `f` whole or not at all.
     pub fn scoped<R>(&self, name: &str, f: impl FnOnce() -> Result<R>) -> Result<R> {
-        self.db.exec(&format!("SAVEPOINT {name}"))?;
+        self.exec_kept(&format!("SAVEPOINT {name}"))?;
         let done = f().and_then(|result| {
-            self.db.exec(&format!("RELEASE {name}"))?;
+            self.exec_kept(&format!("RELEASE {name}"))?;
             Ok(result)
         });
         if done.is_err() {

@@ -115,10 +115,12 @@ impl Given {
     }
 }
 
+/// The plus keeps SQLite from looking at the number when it plans, whether the index of the tables' names would do, and so from
+/// compiling the statement again with the next number.
 const SELECT: &str = "SELECT life, id, ended, CASE WHEN tbl = 0 \
      THEN EXISTS (SELECT 1 FROM main.crsql_tables AS t WHERE t.id = n.id) \
      ELSE EXISTS (SELECT 1 FROM main.crsql_columns AS c, main.crsql_tables AS t \
-     WHERE t.id = n.tbl AND c.tbl = n.tbl AND c.id = n.id) END FROM main.crsql_names AS n WHERE tbl = ?1";
+     WHERE t.id = n.tbl AND c.tbl = n.tbl AND c.id = n.id) END FROM main.crsql_names AS n WHERE tbl = +?1";
 
 fn small(v: i64) -> Result<u32> {
     u32::try_from(v).map_err(|_| Error::damaged("a name"))
@@ -171,7 +173,7 @@ impl Core {
             ),
             _ => (
                 &mut self.q.names_of_column,
-                "SELECT name, life FROM main.crsql_names WHERE tbl = ?1 AND id = ?2",
+                "SELECT name, life FROM main.crsql_names WHERE tbl = +?1 AND id = ?2",
             ),
         };
         let mut all = Vec::new();
@@ -242,7 +244,7 @@ impl Core {
 
     /// The names of each of a table's columns: those that are here, and others.
     pub fn columns_called(&mut self, tbl: u32) -> Result<BTreeMap<u32, Called>> {
-        let sql = "SELECT id, name, life FROM main.crsql_names WHERE tbl = ?1";
+        let sql = "SELECT id, name, life FROM main.crsql_names WHERE tbl = +?1";
         let q = cached(&mut self.q.names_of_columns, self.db, sql)?;
         let mut rows = Vec::new();
         q.with_bound(&[int(tbl)], |q| {

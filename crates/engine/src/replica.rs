@@ -346,10 +346,10 @@ pub(crate) fn writing<R>(engine: &Engine, f: impl FnOnce() -> Result<R>) -> Resu
     if !engine.db.is_autocommit() {
         return f();
     }
-    engine.db.exec("BEGIN IMMEDIATE")?;
+    engine.exec_kept("BEGIN IMMEDIATE")?;
     // What failed has taken itself back; what is to stand nonetheless (a new site id) is committed.
     let done = f();
-    let ended = if engine.db.is_autocommit() { Ok(()) } else { engine.db.exec("COMMIT") };
+    let ended = if engine.db.is_autocommit() { Ok(()) } else { engine.exec_kept("COMMIT") };
     if ended.is_err() {
         let _ = engine.db.exec("ROLLBACK");
     }

@@ -358,7 +358,8 @@ impl Owner {
     }
 
     fn schema_version(&self) -> Result<i64, Error> {
-        Ok(self.replica.connection().query_row("PRAGMA schema_version", [], |r| r.get(0))?)
+        let mut q = self.replica.connection().prepare_cached("PRAGMA schema_version")?;
+        Ok(q.query_row([], |r| r.get(0))?)
     }
 
     fn note_schema(&mut self) -> Result<(), Error> {
