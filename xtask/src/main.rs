@@ -10,6 +10,7 @@ mod ext;
 mod fuzz;
 mod proc;
 mod report;
+mod sanitize;
 mod setup;
 mod sql;
 mod test;
@@ -21,14 +22,15 @@ const HELP: &str = "\
 cargo xtask COMMAND
 
 Commands:
-  setup   check the tools that the tests need and install what is missing
-  test    run every check and every test; the last line is `N passed, N failed`
-  ext     build the loadable extension; its path is the last line of stdout
-  sql     run the SQL tests alone (or rewrite their expectations with --bless)
-  fuzz    run a fuzz target for some seconds
-  bench   run a benchmark
-  demo    a server and three shops: edit apart, sync, one is malicious
-  tidy    check the rules of the house: dependencies, unsafe, licences, advisories
+  setup     check the tools that the tests need and install what is missing
+  test      run every check and every test; the last line is `N passed, N failed`
+  ext       build the loadable extension; its path is the last line of stdout
+  sql       run the SQL tests alone (or rewrite their expectations with --bless)
+  fuzz      run a fuzz target for some seconds
+  sanitize  run tests under AddressSanitizer or Miri
+  bench     run a benchmark
+  demo      a server and three shops: edit apart, sync, one is malicious
+  tidy      check the rules of the house: dependencies, unsafe, licences, advisories
 
 `cargo xtask COMMAND --help` shows options and examples.
 
@@ -51,6 +53,7 @@ fn main() -> ExitCode {
         "sql" => sql::main(rest),
         "fuzz" => fuzz::main(rest),
         "bench" => bench::main(rest),
+        "sanitize" => sanitize::main(rest),
         "demo" => demo::main(rest),
         "tidy" => tidy::main(rest),
         "help" | "--help" | "-h" => {
