@@ -160,6 +160,7 @@ impl Storage {
 
     fn facts(&self) -> rejoin::Result<Box<Facts>> {
         let r = &self.replica;
+        r.watch_again()?;
         // The head before the vector: it must not speak of what the vector does not have.
         let head = r.own_head()?;
         let rejected = r.rejected()?;

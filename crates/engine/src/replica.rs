@@ -110,6 +110,14 @@ impl Replica {
         writing(&self.engine, || crate::alter::as_crr(&self.engine, table))
     }
 
+    /// Puts back the triggers of tables that were rebuilt without `crsql_as_crr`, whose writes nobody sees meanwhile, and takes over
+    /// the rows that came and went. Whatever writes here does that, too: this is for who only reads, and writes only if there
+    /// is something to put back.
+    pub fn watch_again(&self) -> Result<()> {
+        let unwatched = self.reading(|e| Ok(e.core()?.catalog.sorted().iter().any(|t| t.unwatched)))?;
+        if unwatched { crate::session::settled(&self.engine, |_| Ok(())) } else { Ok(()) }
+    }
+
     /// The id under which this replica writes.
     pub fn site_id(&self) -> Result<SiteId> {
         self.engine.make_ready()?;

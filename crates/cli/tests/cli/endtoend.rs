@@ -29,7 +29,7 @@ fn seconds() -> u64 {
 
 /// What the n-th transaction of a writer says; some are large.
 fn payload(writer: i64, n: i64) -> String {
-    let long = if n % 97 == 0 { 50_000 } else { (n as usize * 7919) % 300 };
+    let long = if n % 97 == 0 { 20_000 } else { (n as usize * 7919) % 300 };
     format!("{writer}:{n}:{}", "x".repeat(long))
 }
 
@@ -69,7 +69,7 @@ fn write_until_killed(folder: &str, writer: i64) {
         txn.commit().expect("commit");
         // In one write, or half a line could be left.
         ledger.write_all(format!("{n}\n").as_bytes()).expect("the ledger");
-        std::thread::sleep(Duration::from_millis(dice.below(15)));
+        std::thread::sleep(Duration::from_millis(dice.below(30)));
     }
 }
 

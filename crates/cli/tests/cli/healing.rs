@@ -21,6 +21,51 @@ fn fill(f: &Folder, db: &str, from: i64) {
     conn.execute(many, [from]).expect("insert");
 }
 
+/// Point 2 of what shops suffered from: the first sync of a 50 MB database in seconds, with progress in bytes. Killed in the middle, it
+/// goes on from there; the replica that comes of it is whole.
+#[test]
+fn a_first_sync_of_fifty_megabytes() {
+    let f = Folder::new();
+    f.init("a.db", BOOKS);
+    let replica = Replica::open(f.path("a.db")).expect("open");
+    replica.connection().execute_batch("PRAGMA journal_mode = WAL; PRAGMA synchronous = OFF").expect("set");
+    let rows = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 2500) \
+        INSERT INTO books(id, title) SELECT i, hex(randomblob(10000)) FROM n";
+    replica.connection().execute(rows, []).expect("insert");
+    let server = Serving::start(&f, &[]);
+    f.run(&format!("sync a.db {}", server.url)).ok();
+    let clone = ["clone", &server.url, "b.db", "--json"];
+    let mut command = f.command(&clone);
+    let mut child = command.stdout(Stdio::null()).stderr(Stdio::null()).spawn().expect("run rejoin");
+    // As soon as something of it is there.
+    let part = || f.path("b.db.part").metadata().map_or(0, |m| m.len());
+    while part() == 0 && child.try_wait().expect("wait").is_none() {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    kill(&mut child);
+    let ran = if f.path("b.db").exists() {
+        f.run(&format!("sync b.db {} --json", server.url))
+    } else {
+        f.run_words(&clone)
+    };
+    let ran = ran.ok();
+    let lines: Vec<serde_json::Value> =
+        ran.out.lines().map(|l| serde_json::from_str(l).expect("an object")).collect();
+    assert_eq!(lines.last().map(|l| &l["state"]), Some(&"synced".into()), "{}", ran.out);
+    if let Some(done) = lines.iter().find(|l| l["state"] == "downloaded") {
+        let (bytes, seconds) = (done["bytes"].as_u64(), done["seconds"].as_f64());
+        assert!(bytes > Some(50_000_000) && bytes == done["bytes_total"].as_u64(), "{done}");
+        assert!(seconds < Some(60.0), "{done}");
+        assert!(
+            lines.iter().any(|l| l["state"] == "downloading" && l["bytes_total"] == done["bytes"]),
+            "{}",
+            ran.out
+        );
+    }
+    f.run("diff a.db b.db").ok();
+    f.run("verify b.db").ok();
+}
+
 /// A client that is killed leaves both files whole, whatever was on its way, and the next one goes on from there.
 #[test]
 fn a_client_killed_at_any_moment_of_a_sync() {

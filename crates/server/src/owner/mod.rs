@@ -334,6 +334,7 @@ impl Owner {
     }
 
     fn publish(&mut self) -> Result<(), Error> {
+        self.replica.watch_again()?;
         let version = self.replica.position()?.0;
         if self.schema_version()? != self.schema_version {
             self.note_schema()?;

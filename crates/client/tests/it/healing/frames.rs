@@ -4,7 +4,7 @@
 use super::proxy::{Fate, Proxy, cutting};
 use crate::util::*;
 use rejoin::Replica;
-use rejoin_client::Options;
+use rejoin_client::{Options, State};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -52,6 +52,36 @@ fn with_fate(fate: Fate, one_in: u64, times: u64) {
 #[test]
 fn frames_that_are_lost() {
     with_fate(Fate::Lost, 8, 12);
+}
+
+/// Point 1 of what shops suffered from: a green light that means something. The connection stands, but nothing goes through it any
+/// more: what is written is pending, and the light goes out though nobody has closed anything.
+#[test]
+fn a_line_that_is_dead_is_not_green() {
+    let place = place();
+    let proxy = Proxy::start(place.address, Fate::Lost, 1, 0);
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    let mut at_a = place.client_at("a.db", &proxy.url("shop"), Options::default());
+    let mut at_b = place.client("b.db", "shop");
+    at_a.until_synced();
+    at_b.until_synced();
+    proxy.set_times(u64::MAX);
+    insert(&a, 1, "nobody hears of it");
+    insert(&b, 2, "and here of this");
+    at_a.until("1 pending", |r| r.pending == 1 && r.state != State::Synced);
+    at_a.until_state("offline");
+    // It tries again and again, and gets nowhere.
+    for _ in 0..30 {
+        let report = at_a.client.report();
+        assert!(report.state != State::Synced && report.pending == 1, "{report:?}");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    assert_eq!(titles(&a).len() + titles(&b).len(), 2);
+    proxy.set_times(0);
+    at_a.until("synced", |r| r.state == State::Synced && r.pending == 0);
+    eventually("there", || titles(&b).len() == 2);
+    at_b.until_synced();
+    assert_equal(&a, &b);
 }
 
 #[test]

@@ -30,7 +30,7 @@ pub enum Fate {
 /// Passes frames on, and one in `one_in` suffers a fate, until that has happened so many times.
 pub struct Proxy {
     pub address: SocketAddr,
-    pub left: Arc<AtomicU64>,
+    left: Arc<AtomicU64>,
     _runtime: Runtime,
 }
 
@@ -59,6 +59,11 @@ impl Proxy {
 
     pub fn url(&self, room: &str) -> String {
         format!("ws://{}/{room}", self.address)
+    }
+
+    /// It happens so many times more.
+    pub fn set_times(&self, times: u64) {
+        self.left.store(times, Ordering::SeqCst);
     }
 
     pub fn is_done(&self) -> bool {

@@ -28,6 +28,87 @@ fn all(replica: &Replica) -> String {
     replica.connection().query_row(sql, [], |r| r.get(0)).expect("rows")
 }
 
+const REBUILD: &str = "CREATE TABLE books_new (id INTEGER PRIMARY KEY, title TEXT, stock INTEGER DEFAULT 0, shelf TEXT DEFAULT 'A'); \
+    INSERT INTO books_new (id, title, stock) SELECT id, title, stock FROM books; \
+    DROP TABLE books; ALTER TABLE books_new RENAME TO books";
+
+/// Point 6 of what shops suffered from: plain SQL migrations that cannot corrupt sync. Each device runs them when it likes, as an ORM
+/// would write them, and works in between.
+#[test]
+fn plain_migrations_at_different_times() {
+    let place = Place::new();
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    let (mut at_a, mut at_b) = (place.client("a.db", "shop"), place.client("b.db", "shop"));
+    (1..=3).for_each(|id| insert(&a, id, "first"));
+    at_a.until_synced();
+    eventually("there", || titles(&b).len() == 3);
+    let script = [
+        format!("BEGIN; {REBUILD}; SELECT crsql_as_crr('books'); COMMIT; VACUUM"),
+        "ALTER TABLE books ADD COLUMN note TEXT".to_owned(),
+        "CREATE INDEX books_by_title ON books (title)".to_owned(),
+    ];
+    for (n, step) in (0..).zip(&script) {
+        run(&a, step);
+        let own = 10 + n;
+        run(
+            &a,
+            &format!(
+                "UPDATE books SET stock = stock + 1 WHERE id = 1; INSERT INTO books (id, title) VALUES ({own}, 'a')"
+            ),
+        );
+        let own = 20 + n;
+        run(
+            &b,
+            &format!(
+                "UPDATE books SET title = 'b{n}' WHERE id = 2; INSERT INTO books (id, title) VALUES ({own}, 'b')"
+            ),
+        );
+        let equal = || titles(&a) == titles(&b) && titles(&a).len() == 5 + 2 * n;
+        at_a.until(step, |_| equal());
+        at_b.until(step, |_| equal());
+    }
+    run(&a, "UPDATE books SET shelf = 'B', note = 'n' WHERE id = 3");
+    at_a.until("nothing pending", |r| r.pending == 0 && r.settled);
+    script.iter().for_each(|step| run(&b, step));
+    at_a.until_synced();
+    at_b.until_synced();
+    let all = "SELECT json_group_array(json_array(id, title, stock, shelf, note)) FROM (SELECT * FROM books ORDER BY id)";
+    let all = |r: &Replica| r.connection().query_row(all, [], |r| r.get::<_, String>(0)).expect("rows");
+    eventually("equal", || all(&a) == all(&b));
+    let first = r#"[[1,"first",3,"A",null],[2,"b2",0,"A",null],[3,"first",0,"B","n"],"#;
+    assert!(all(&a).starts_with(first), "{}", all(&a));
+    assert_equal(&a, &b);
+}
+
+/// A program that knows nothing of Rejoin rebuilds a table, and its triggers go with the old one. Client and server see to it, each for
+/// its file, and nobody goes on showing green over writes that are not seen.
+#[test]
+fn a_rebuild_by_a_stranger_is_noticed() {
+    let place = Place::new();
+    let (a, b) = (place.replica("a.db"), place.replica("b.db"));
+    let (mut at_a, mut at_b) = (place.client("a.db", "shop"), place.client("b.db", "shop"));
+    insert(&a, 1, "first");
+    at_a.until_synced();
+    eventually("there", || titles(&b).len() == 1);
+    for (file, writer, id) in [(place.path("a.db"), &a, 2), (place.room_file("shop"), &b, 3)] {
+        let stranger = rusqlite::Connection::open(&file).expect("opens");
+        stranger.busy_timeout(PATIENCE).expect("a timeout");
+        let sql = format!("BEGIN; {REBUILD}; INSERT INTO books (id, title) VALUES ({id}0, 'x'); COMMIT");
+        stranger.execute_batch(&sql).expect("rebuilt");
+        let triggers = "SELECT count(*) FROM sqlite_schema WHERE type = 'trigger' AND tbl_name = 'books'";
+        let watched = || stranger.query_row(triggers, [], |r| r.get::<_, i64>(0)).is_ok_and(|n| n > 0);
+        eventually("watched", watched);
+        insert(writer, id, "after it");
+        eventually("there", || titles(&a) == titles(&b) && titles(&a).len() as i64 == 2 * id - 1);
+    }
+    at_a.until("nothing pending", |r| r.pending == 0 && r.settled);
+    at_b.until("nothing pending", |r| r.pending == 0 && r.settled);
+    for replica in [&a, &b, &Replica::open(place.room_file("shop")).expect("opens")] {
+        assert!(replica.verify().expect("verifies").is_clean());
+        assert_eq!(titles(replica), titles(&a));
+    }
+}
+
 /// The application is upgraded on one device, then at the server, then on the other device.
 #[test]
 fn a_newer_client_then_a_newer_server_then_the_other_client() {
