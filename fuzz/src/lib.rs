@@ -11,6 +11,7 @@
 pub mod mutate;
 mod replicas;
 pub mod runner;
+mod sessions;
 mod targets;
 
 /// What is run.
@@ -22,8 +23,14 @@ pub struct Target {
     pub seeds: fn() -> Vec<Vec<u8>>,
 }
 
-pub const TARGETS: &[Target] =
-    &[targets::key_codec::TARGET, targets::insert_changes::TARGET, targets::apply_changeset::TARGET];
+pub const TARGETS: &[Target] = &[
+    targets::key_codec::TARGET,
+    targets::insert_changes::TARGET,
+    targets::apply_changeset::TARGET,
+    targets::frame::TARGET,
+    targets::client_session::TARGET,
+    targets::server_session::TARGET,
+];
 
 pub fn target(name: &str) -> Option<&'static Target> {
     TARGETS.iter().find(|t| t.name == name)

@@ -141,8 +141,9 @@ impl Storage {
                 steps.into_iter().try_for_each(|step| self.step(step))?;
                 Reply::Prepared(self.facts()?)
             }
-            Request::MakeCut { theirs, own_only, bytes_max } => {
-                return self.make_cut(&theirs, own_only, bytes_max);
+            Request::MakeCut { theirs, own_only, without, bytes_max } => {
+                let without = Some(&without).filter(|w| !w.is_empty());
+                return self.make_cut(&CutRequest { theirs: &theirs, own_only, without, bytes_max });
             }
             Request::Apply(bytes) => return self.apply(&bytes),
             Request::Adopt { rejections, rows } => return self.adopt(rejections, &rows),
@@ -243,11 +244,10 @@ impl Storage {
         Ok(())
     }
 
-    fn make_cut(&self, theirs: &VersionVector, own_only: bool, bytes_max: u64) -> rejoin::Result<Reply> {
-        let request = CutRequest { theirs, own_only, bytes_max };
-        let Some(cut) = self.replica.cut_for(&request)? else { return Ok(Reply::Made(None)) };
+    fn make_cut(&self, request: &CutRequest<'_>) -> rejoin::Result<Reply> {
+        let Some(cut) = self.replica.cut_for(request)? else { return Ok(Reply::Made(None)) };
         if cut.oversized {
-            let (bytes, most) = (cut.bytes.len(), bytes_max);
+            let (bytes, most) = (cut.bytes.len(), request.bytes_max);
             let message = format!(
                 "what is to be sent takes {bytes} bytes, and the server takes {most} at once (its setting cut_bytes)"
             );
@@ -297,11 +297,11 @@ impl Storage {
     }
 
     fn adopt(&self, rejections: Vec<Rejection>, rows: &[Vec<u8>]) -> rejoin::Result<Reply> {
-        let site = self.replica.site_id()?;
-        let rejections: Vec<rejoin::Rejection> = rejections.into_iter().map(|r| rejection(site, r)).collect();
+        let rejections: Vec<rejoin::Rejection> = rejections.into_iter().map(rejection).collect();
         let rows: Vec<&[u8]> = rows.iter().map(Vec::as_slice).collect();
         let adopted = self.replica.adopt(&rejections, &rows)?;
-        let void = |v: rejoin::Void| Void { version: v.version, nonce: v.nonce, chain: v.chain };
+        let void =
+            |v: rejoin::Void| Void { site: v.site.0, version: v.version, nonce: v.nonce, chain: v.chain };
         let name = |r: rejoin::RowKey| RowName { table: r.table, pk: rejoin_wire::frame::Bytes(r.pk) };
         Ok(Reply::Adopted {
             voids: adopted.voids.into_iter().map(void).collect(),
@@ -318,8 +318,9 @@ fn not_done(e: &rejoin::Error) -> Reply {
     }
 }
 
-fn rejection(site: SiteId, r: Rejection) -> rejoin::Rejection {
+fn rejection(r: Rejection) -> rejoin::Rejection {
     let row = (!r.table.is_empty()).then_some(rejoin::RowKey { table: r.table, pk: r.pk.0 });
+    let site = SiteId(r.site);
     rejoin::Rejection { site, version: r.version, code: word(r.code).into(), reason: r.message, row }
 }
 

@@ -1,7 +1,7 @@
 //! `crsql_automigrate(schema [, cleanup])`: makes the live schema like a schema text.
 //!
-//! The text is run in an empty database of its own; what differs is changed here; at last the text is run here, so it
-//! says IF NOT EXISTS. All of it happens or nothing. Not followed, as in cr-sqlite: changed types, defaults and
+//! The text is run in an empty database of its own; what differs is changed here; at last the text is run here, where
+//! each CREATE means IF NOT EXISTS. All of it happens or nothing. Not followed, as in cr-sqlite: changed types, defaults and
 //! constraints of columns that stay, and changed views and triggers. Unlike there, an added column keeps all of its
 //! definition, an index is compared whole, and another primary key is an error.
 //!
@@ -137,7 +137,7 @@ fn migrate(engine: &Engine, schema: &str, wanted: &Wanted) -> Result<()> {
         fract::drop_objects(engine, &name)?;
         db.exec(&format!("DROP TABLE main.{}", quote(&name)))?;
     }
-    db.exec(schema).map_err(in_text)?;
+    db.exec(&tokens::if_not_exists(schema)).map_err(in_text)?;
     if engine.core()?.ready {
         engine.join()?;
         engine.reload_catalog()?;

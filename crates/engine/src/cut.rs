@@ -25,8 +25,8 @@ pub enum Reader<'a> {
     Since(i64, Option<SiteId>),
     /// One who has this.
     Vector(&'a VersionVector),
-    /// The server, or a client of this one, who has this.
-    Session(&'a VersionVector),
+    /// The server, or a client of this one, who has this, and does not take that.
+    Session(&'a VersionVector, Option<&'a VersionVector>),
     /// One who has this and takes nothing but this replica's own transactions.
     Own(&'a VersionVector),
     /// One who starts over from a snapshot that has this, and takes a part of the rest.
@@ -74,9 +74,16 @@ impl Core {
                 let brings = self.brought(&rows);
                 (rows, brings)
             }
-            Reader::Vector(theirs) | Reader::Session(theirs) | Reader::Replay(theirs, _) => {
+            Reader::Vector(theirs) | Reader::Session(theirs, None) | Reader::Replay(theirs, _) => {
                 let brings = self.vector.missing_from(theirs);
                 (self.rows_of(&brings)?, brings)
+            }
+            Reader::Session(theirs, Some(without)) => {
+                let brings = self.vector.missing_from(theirs).missing_from(without);
+                let left_out = without.common(&self.vector).missing_from(theirs);
+                let base = self.vector.missing_from(&brings).missing_from(&left_out);
+                let (rows, horizon) = (self.rows_of(&brings)?, self.cfg.horizon.clone());
+                return Ok(Cut { rows, brings, base, horizon, part: None, tail: true });
             }
             Reader::Own(theirs) => {
                 let brings = only_of(&self.vector.missing_from(theirs), &self.own_sites());

@@ -50,7 +50,11 @@ impl Core {
         let named = self.name_foreign(t, packed)?;
         let at = named.at;
         match self.txn.works.swap_remove(&at) {
-            Some(work) => Ok((at, work)),
+            Some(work) if named.is(&work, packed) => Ok((at, work)),
+            Some(other) => {
+                self.txn.works.insert(at, other);
+                Err(named.collides(t))
+            }
             None => Ok((at, self.open_foreign(t, packed, named)?)),
         }
     }
@@ -136,6 +140,21 @@ pub struct Named {
     /// None: the packed key itself.
     identity: Option<value::Identity>,
     hash: u64,
+}
+
+impl Named {
+    /// Whether a work that stands where this one would is of the same row. Two keys of one hash can be found by who knows
+    /// the file's hash key, as everybody does who has a copy of the file.
+    pub fn is(&self, work: &Work, packed: &[u8]) -> bool {
+        let key = self.identity.as_ref().map_or(packed, |i| &i.key);
+        self.row.is_some() || work.key.as_deref().is_none_or(|other| other == key)
+    }
+
+    pub fn collides(&self, t: &Table) -> Error {
+        Error::BadChange {
+            why: format!("two keys of table \"{}\" in one transaction have the same hash", t.name),
+        }
+    }
 }
 
 /// The spelling that a change with this packed key stands for, None: the identity form. A sentinel and whatever
@@ -701,4 +720,38 @@ pub fn respell_row(engine: &Engine, core: &mut Core, work: &mut Work, packed: &[
 /// Whether a cid is the row sentinel.
 pub fn is_sentinel(cid: &[u8]) -> bool {
     cid == SENTINEL.as_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Replica;
+
+    /// Nobody finds two keys of one hash in the time of a test: one is put where the other belongs.
+    #[test]
+    fn two_keys_of_one_hash_do_not_share_their_metadata() {
+        let replica = Replica::open(":memory:").expect("memory");
+        replica
+            .connection()
+            .execute_batch("CREATE TABLE t(k TEXT NOT NULL PRIMARY KEY, x)")
+            .expect("a table");
+        replica.replicate("t").expect("replicated");
+        let pack = |k: &str| rejoin_crdt::key::pack([ValueRef::Text(k.as_bytes())]).expect("a key");
+        let (a, b) = (pack("a"), pack("b"));
+        let engine = &replica.engine;
+        let done = engine.scoped("crsql_test", || {
+            engine.join()?;
+            let mut core = engine.core()?;
+            core.refresh(true)?;
+            let t = core.catalog.find("t").cloned().expect("the table");
+            let (_, work) = core.take_foreign(&t, &a)?;
+            let at = core.name_foreign(&t, &b)?.at;
+            core.txn.works.insert(at, work);
+            let refused = core.take_foreign(&t, &b).map(drop);
+            // What was there stays.
+            assert!(core.txn.works.swap_remove(&at).is_some_and(|w| w.key.as_deref() == Some(&a)));
+            refused
+        });
+        assert!(matches!(done, Err(Error::BadChange { why }) if why.contains("the same hash")));
+    }
 }

@@ -211,9 +211,10 @@ fn merge_at(
             return Ok(accepted);
         }
     }
-    let mut opened = match core.txn.works.contains_key(&at) {
-        true => None,
-        false => Some(core.open_foreign(&t, row.pk, named)?),
+    let mut opened = match core.txn.works.get(&at) {
+        Some(work) if named.is(work, row.pk) => None,
+        Some(_) => return Err(named.collides(&t)),
+        None => Some(core.open_foreign(&t, row.pk, named)?),
     };
     if !bare {
         if let Some(work) = opened.take_if(|work| work.meta.cl == row.cl) {

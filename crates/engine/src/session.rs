@@ -20,6 +20,9 @@ pub struct CutRequest<'a> {
     /// names only what the receiver has, so a transaction of which nothing is left here because another's, which
     /// the receiver still lacks, has overwritten it arrives empty: it shows what it overwrites when the other one comes.
     pub own_only: bool,
+    /// Transactions that the receiver does not take from this replica: they are left out, and the base does not name them.
+    /// Of a site, all versions from one on.
+    pub without: Option<&'a VersionVector>,
     /// How large a changeset the receiver takes. A cut ends at the head of the log and cannot be divided, so one that comes out
     /// larger is made all the same, and [`Cut::oversized`] says so.
     pub bytes_max: u64,
@@ -28,7 +31,7 @@ pub struct CutRequest<'a> {
 impl<'a> CutRequest<'a> {
     /// All that a replica with this vector lacks.
     pub fn new(theirs: &'a VersionVector) -> CutRequest<'a> {
-        CutRequest { theirs, own_only: false, bytes_max: BYTES_MAX }
+        CutRequest { theirs, own_only: false, without: None, bytes_max: BYTES_MAX }
     }
 }
 
@@ -69,8 +72,11 @@ impl Replica {
     ///
     /// [`Error::TooLarge`] if no changeset can hold it.
     pub fn cut_for(&self, request: &CutRequest<'_>) -> Result<Option<Cut>> {
-        let reader =
-            if request.own_only { Reader::Own(request.theirs) } else { Reader::Session(request.theirs) };
+        let reader = if request.own_only {
+            Reader::Own(request.theirs)
+        } else {
+            Reader::Session(request.theirs, request.without)
+        };
         Ok(cut(make(&self.engine, reader)?, request.bytes_max))
     }
 

@@ -58,6 +58,32 @@ pub fn column_definition<'a>(create: &'a str, column: &str) -> Option<&'a str> {
     None
 }
 
+/// The text with IF NOT EXISTS in each CREATE that lacks it.
+pub fn if_not_exists(sql: &str) -> String {
+    let all = tokens(sql);
+    let is = |at: usize, words: &[&str]| {
+        all.get(at).is_some_and(|t| words.iter().any(|w| t.text.eq_ignore_ascii_case(w)))
+    };
+    let (mut text, mut copied) = (String::with_capacity(sql.len() + 64), 0);
+    for create in (0..all.len()).filter(|at| is(*at, &["create"])) {
+        let mut at = create + 1;
+        while is(at, &["temp", "temporary", "unique", "virtual"]) {
+            at += 1;
+        }
+        if is(at, &["table", "index", "view", "trigger"])
+            && !is(at + 1, &["if"])
+            && let Some(kind) = all.get(at)
+        {
+            let end = kind.start + kind.text.len();
+            text.push_str(sql.get(copied..end).unwrap_or_default());
+            text.push_str(" IF NOT EXISTS");
+            copied = end;
+        }
+    }
+    text.push_str(sql.get(copied..).unwrap_or_default());
+    text
+}
+
 /// The tokens of a text, without white space and comments.
 pub fn tokens(sql: &str) -> Vec<Token<'_>> {
     let mut all = Vec::new();
@@ -142,6 +168,28 @@ mod tests {
         assert_eq!(column_definition(sql, "nope"), None);
         assert_eq!(column_definition("CREATE TABLE t (only)", "only"), Some("only"));
         assert_eq!(column_definition("", "x"), None);
+    }
+
+    #[test]
+    fn creates_say_if_not_exists() {
+        for (given, made) in [
+            (
+                "CREATE TABLE t(x); create unique index i on t(x)",
+                "CREATE TABLE IF NOT EXISTS t(x); create unique index IF NOT EXISTS i on t(x)",
+            ),
+            ("CREATE /* a */ TABLE\nIF NOT EXISTS t(x)", "CREATE /* a */ TABLE\nIF NOT EXISTS t(x)"),
+            ("CREATE VIRTUAL TABLE f USING fts5(x)", "CREATE VIRTUAL TABLE IF NOT EXISTS f USING fts5(x)"),
+            (
+                "-- CREATE TABLE a\nSELECT 'CREATE TABLE b', \"create\" FROM [table]",
+                "-- CREATE TABLE a\nSELECT 'CREATE TABLE b', \"create\" FROM [table]",
+            ),
+            ("CREATE TEMP VIEW v AS SELECT 1;", "CREATE TEMP VIEW IF NOT EXISTS v AS SELECT 1;"),
+            ("CREATE", "CREATE"),
+            ("CREATE TABLE", "CREATE TABLE IF NOT EXISTS"),
+        ] {
+            assert_eq!(if_not_exists(given), made);
+            assert_eq!(if_not_exists(made), made);
+        }
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! What all connections share.
 
-use crate::auth::Authority;
 use crate::config::Config;
 use crate::limits::Subjects;
+use crate::live::Live;
 use crate::rooms::Rooms;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
@@ -12,7 +12,8 @@ use tokio::sync::watch;
 
 pub struct App {
     pub config: Config,
-    pub authority: Authority,
+    /// What can change while the server runs.
+    pub live: watch::Sender<Arc<Live>>,
     pub subjects: Arc<Subjects>,
     pub rooms: Arc<Rooms>,
     pub budget: Arc<Budget>,
@@ -25,7 +26,7 @@ pub struct App {
 }
 
 impl App {
-    pub fn new(config: Config, authority: Authority, rooms: Arc<Rooms>) -> App {
+    pub fn new(config: Config, live: watch::Sender<Arc<Live>>, rooms: Arc<Rooms>) -> App {
         App {
             subjects: Arc::new(Subjects::new(&config.limits)),
             budget: Arc::new(Budget { most: config.limits.staged_bytes, used: AtomicU64::new(0) }),
@@ -34,9 +35,14 @@ impl App {
             boot: getrandom::u32().unwrap_or_default(),
             requests: AtomicU64::new(1),
             config,
-            authority,
+            live,
             rooms,
         }
+    }
+
+    /// As it is now.
+    pub fn live(&self) -> Arc<Live> {
+        self.live.borrow().clone()
     }
 
     /// The number of a request or session, unique in a run.

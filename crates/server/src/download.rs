@@ -7,7 +7,6 @@ use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use std::ops::Range;
-use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
 /// What is read at once. Fewer reads cost less; each download holds one piece in memory.
@@ -61,7 +60,7 @@ fn body(snapshot: Arc<Snapshot>, part: Range<u64>) -> Body {
         let start = part.start;
         let (read, snapshot) = tokio::task::spawn_blocking(move || {
             let mut piece = vec![0; len as usize];
-            (snapshot.file.read_exact_at(&mut piece, start).map(|()| piece), snapshot)
+            (snapshot.read(start, &mut piece).map(|()| piece), snapshot)
         })
         .await
         .map_err(std::io::Error::other)?;

@@ -43,6 +43,8 @@ pub struct Driver {
     session: Session,
     /// What an HTTP client sent as a header; else the first frame brings the token.
     bearer: Option<String>,
+    /// The one that holds.
+    token: Option<String>,
     grant: Option<Arc<Grant>>,
     admission: Option<Admission>,
     /// Schema and horizon as the client was told.
@@ -91,6 +93,7 @@ impl Driver {
             app,
             name,
             bearer,
+            token: None,
             grant: None,
             admission: None,
             told: None,
@@ -169,6 +172,17 @@ impl Driver {
         effects
     }
 
+    /// Keys have changed: whose token does not hold any more goes.
+    pub fn check_again(&mut self) -> Vec<Effect> {
+        if self.grant.is_none() {
+            return Vec::new();
+        }
+        match self.app.live().authority.check(self.token.as_deref(), &self.name) {
+            Ok(_) => Vec::new(),
+            Err(why) => self.session.end(denied(&why)),
+        }
+    }
+
     /// Ends the session for a reason of the driver's.
     pub fn end(&mut self, why: Fault) -> Vec<Effect> {
         self.session.end(why)
@@ -221,7 +235,7 @@ impl Driver {
     }
 
     /// Sets a request going.
-    pub fn ask(&self, request: Request) -> Asked {
+    pub fn ask(&mut self, request: Request) -> Asked {
         match request {
             Request::Admit(hello) => return self.admit(hello),
             Request::Authenticate(token) => return self.renew(&token),
@@ -230,7 +244,7 @@ impl Driver {
         let (Some(admission), Some(grant)) = (&self.admission, &self.grant) else {
             return ready(Reply::Failed("a request before admission".into()));
         };
-        let (room, grant, site) = (admission.room.clone(), grant.clone(), self.session.site());
+        let (room, grant) = (admission.room.clone(), grant.clone());
         match request {
             Request::MakeCut { reader: Reader::Since(since), site } => {
                 if let Some(reply) = room.tail_for(since, &site) {
@@ -239,9 +253,9 @@ impl Driver {
                 plain(room.ask(move |owner| owner.make_cut(&Reader::Since(since), site)))
             }
             Request::MakeCut { reader, site } => plain(room.ask(move |owner| owner.make_cut(&reader, site))),
-            Request::Apply(bytes) => plain(room.ask(move |owner| owner.apply(&bytes, site, &grant))),
+            Request::Apply(bytes) => plain(room.ask(move |owner| owner.apply(&bytes, &grant))),
             Request::Compare(schema) => plain(room.ask(move |owner| owner.compare(&schema, &grant))),
-            Request::Void(voids) => plain(room.ask(move |owner| owner.void(&voids, site, &grant))),
+            Request::Void(voids) => plain(room.ask(move |owner| owner.void(&voids, &grant))),
             Request::RowStates(rows) => plain(room.ask(move |owner| owner.row_states(rows))),
             Request::Acknowledged { site, upto } => {
                 room.shared.acknowledged().insert(site, upto);
@@ -252,9 +266,9 @@ impl Driver {
     }
 
     /// The token first, then the room: who may not enter learns nothing of it.
-    fn admit(&self, hello: Box<Hello>) -> Asked {
-        let token = hello.token.as_deref().or(self.bearer.as_deref());
-        let grant = match self.app.authority.check(token, &self.name) {
+    fn admit(&mut self, hello: Box<Hello>) -> Asked {
+        self.token = hello.token.clone().or_else(|| self.bearer.clone());
+        let grant = match self.app.live().authority.check(self.token.as_deref(), &self.name) {
             Ok(grant) => grant,
             Err(why) => return ready(Reply::Denied(denied(&why))),
         };
@@ -287,14 +301,17 @@ impl Driver {
     }
 
     /// A newer token: of the same subject, and the session goes on with what it allows.
-    fn renew(&self, token: &str) -> Asked {
-        let renewed = self.app.authority.check(Some(token), &self.name);
+    fn renew(&mut self, token: &str) -> Asked {
+        let renewed = self.app.live().authority.check(Some(token), &self.name);
         let same = |g: &Grant| {
             let before = self.grant.as_deref();
             before.is_some_and(|b| b.subject == g.subject && b.read_only == g.read_only && b.relay == g.relay)
         };
         let (reply, grant) = match renewed {
-            Ok(grant) if same(&grant) => (Reply::Authenticated(grant.expires_ms), Some(grant)),
+            Ok(grant) if same(&grant) => {
+                self.token = Some(token.to_owned());
+                (Reply::Authenticated(grant.expires_ms), Some(grant))
+            }
             Ok(_) => {
                 let message = "the new token is another subject's, or allows something else; connect anew";
                 (Reply::Denied(fault(Code::Forbidden, message)), None)

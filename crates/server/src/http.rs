@@ -218,7 +218,7 @@ fn unhex(text: &str) -> Option<Vec<u8>> {
 
 /// Who asks over plain HTTP.
 fn granted(app: &App, name: &RoomName, headers: &HeaderMap) -> Result<Grant, Fault> {
-    let grant = app.authority.check(bearer(headers), name).map_err(|why| denied(&why))?;
+    let grant = app.live().authority.check(bearer(headers), name).map_err(|why| denied(&why))?;
     app.subjects.request(&grant.subject).map_err(|wait| too_often(&grant.subject, wait))?;
     Ok(grant)
 }

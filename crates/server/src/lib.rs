@@ -18,6 +18,7 @@ mod exchange;
 mod http;
 mod limits;
 mod listener;
+mod live;
 mod members;
 mod metrics;
 mod names;

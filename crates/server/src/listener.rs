@@ -14,7 +14,6 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
-use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 /// A socket in use: what an upgraded one keeps as long as it lives.
@@ -25,7 +24,7 @@ pub struct Socket {
 }
 
 /// Accepts until the server drains, then waits for the requests that are under way.
-pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Router, app: Arc<App>) {
+pub async fn serve(listener: TcpListener, routes: Router, app: Arc<App>) {
     let sockets = Arc::new(Semaphore::new(app.config.limits.connections as usize));
     let mut draining = app.drain.subscribe();
     loop {
@@ -35,7 +34,7 @@ pub async fn serve(listener: TcpListener, tls: Option<TlsAcceptor>, routes: Rout
         };
         match accepted {
             Ok((stream, socket)) => {
-                tokio::spawn(connection(stream, socket, tls.clone(), routes.clone(), app.clone()));
+                tokio::spawn(connection(stream, socket, routes.clone(), app.clone()));
             }
             Err(e) => {
                 // Out of file descriptors, mostly: those in use go on.
@@ -55,19 +54,13 @@ async fn accept(listener: &TcpListener, sockets: &Arc<Semaphore>) -> std::io::Re
     Ok((stream, Socket { peer, _permit: Arc::new(permit) }))
 }
 
-async fn connection(
-    stream: TcpStream,
-    socket: Socket,
-    tls: Option<TlsAcceptor>,
-    routes: Router,
-    app: Arc<App>,
-) {
+async fn connection(stream: TcpStream, socket: Socket, routes: Router, app: Arc<App>) {
     let limits = &app.config.limits;
     let (peer, handshake) = (socket.peer, Duration::from_secs(u64::from(limits.handshake_s)));
     // Frames are small and wait for nobody.
     let _ = stream.set_nodelay(true);
     let stream = Patience::new(stream, Duration::from_secs(u64::from(limits.send_s)));
-    let Some(tls) = tls else {
+    let Some(tls) = app.live().tls.clone() else {
         return http(stream, socket, routes, &app).await;
     };
     match timeout(handshake, tls.accept(stream)).await {

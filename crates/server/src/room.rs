@@ -190,7 +190,7 @@ fn serve(mut owner: Owner, mut queue: mpsc::Receiver<Job>, handle: &Handle) {
         };
         let due = polled.elapsed() >= poll;
         let step = AssertUnwindSafe(|| {
-            let asked = job.is_some();
+            let asked = job.is_some() | owner.follow();
             if let Some(job) = job {
                 job(&mut owner);
             }

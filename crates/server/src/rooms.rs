@@ -2,6 +2,7 @@
 
 use crate::config::Config;
 use crate::limits::Unpacking;
+use crate::live::Now;
 use crate::names::RoomName;
 use crate::room::{Room, internal};
 use rejoin_wire::frame::{Code, Fault};
@@ -19,6 +20,7 @@ pub struct Rooms {
 /// What all rooms have in common.
 pub struct Common {
     pub config: Arc<Config>,
+    pub live: Now,
     /// How many snapshots are made at once.
     pub snapshot_places: Semaphore,
     pub unpacking: Unpacking,
@@ -74,11 +76,12 @@ impl Slot {
 }
 
 impl Rooms {
-    pub fn new(config: Arc<Config>) -> Rooms {
+    pub fn new(config: Arc<Config>, live: Now) -> Rooms {
         let common = Common {
             snapshot_places: Semaphore::new(config.limits.snapshots_at_once as usize),
             unpacking: Unpacking::new(config.limits.staged_bytes),
             config,
+            live,
         };
         Rooms { common: Arc::new(common), slots: Mutex::new(HashMap::new()) }
     }

@@ -18,7 +18,14 @@ pub struct SchemaFile {
 }
 
 impl SchemaFile {
-    pub fn new(path: PathBuf) -> SchemaFile {
+    pub fn of(source: &SchemaSource) -> Option<SchemaFile> {
+        match source {
+            SchemaSource::File(path) => Some(SchemaFile::new(path.clone())),
+            SchemaSource::Adopt | SchemaSource::Fixed => None,
+        }
+    }
+
+    fn new(path: PathBuf) -> SchemaFile {
         SchemaFile { path, modified: None, text: String::new() }
     }
 

@@ -7,20 +7,31 @@ use crate::members::TABLES;
 use crate::rooms::Common;
 use rejoin::{Options, Replica, VersionVector};
 use std::fs::File;
+use std::io::{Read as _, Seek as _, SeekFrom};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError};
 use tokio::sync::Mutex;
 
 pub const FOLDER: &str = ".snapshots";
 
 pub struct Snapshot {
-    pub file: File,
+    /// One place to read at for all downloads: a piece is read from memory, as a rule.
+    file: std::sync::Mutex<File>,
     pub bytes: u64,
     /// BLAKE3, in hex; also the entity tag.
     pub hash: String,
     version: i64,
     vector: VersionVector,
+}
+
+impl Snapshot {
+    /// Fills the buffer with what stands at `start`.
+    pub fn read(&self, start: u64, into: &mut [u8]) -> std::io::Result<()> {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        file.seek(SeekFrom::Start(start))?;
+        file.read_exact(into)
+    }
 }
 
 pub struct Snapshots {
@@ -73,6 +84,7 @@ fn make(room: &Path, folder: &Path, version: i64) -> Result<Snapshot, String> {
         let mut hasher = blake3::Hasher::new();
         std::io::copy(&mut &file, &mut hasher).map_err(|e| e.to_string())?;
         let bytes = file.metadata().map_err(|e| e.to_string())?.len();
+        let file = std::sync::Mutex::new(file);
         Ok(Snapshot { file, bytes, hash: hasher.finalize().to_hex().to_string(), version, vector })
     })();
     let _ = std::fs::remove_file(&path);

@@ -67,6 +67,7 @@ enum Step {
     Moved,
     Tick,
     Drain,
+    Reloaded,
     Sent(Result<(), axum::Error>),
 }
 
@@ -107,6 +108,7 @@ async fn converse(
     mut stream: SplitStream<WebSocket>,
 ) -> Option<Fault> {
     let mut draining = app.drain.subscribe();
+    let mut live = app.live.subscribe();
     let mut asked: Option<Asked> = None;
     loop {
         let wake = driver.wake_at().map_or_else(|| Instant::now() + Duration::from_secs(60), instant);
@@ -115,6 +117,7 @@ async fn converse(
             sent = outbox.send(), if !outbox.flushed => Step::Sent(sent),
             answer = answer_of(&mut asked), if asked.is_some() => Step::Answered(answer),
             _ = draining.wait_for(|d| *d) => Step::Drain,
+            Ok(()) = live.changed() => Step::Reloaded,
             news = next(driver, &mut stream, reads) => news,
             () = sleep_until(wake) => Step::Tick,
         };
@@ -128,6 +131,7 @@ async fn converse(
             }
             Step::Moved => driver.advanced(),
             Step::Tick => driver.handle(Event::Tick),
+            Step::Reloaded => driver.check_again(),
             Step::Drain => driver.handle(Event::Drain),
             Step::Read(Some(Ok(Message::Binary(bytes)))) => {
                 metrics::counter!(FRAMES_IN).increment(1);

@@ -145,7 +145,7 @@ pub struct Session {
     token: Option<String>,
     schema: Option<Vec<u8>>,
     /// What was rejected and is not taken back; and what is taken back and not recorded.
-    rejected: BTreeSet<u64>,
+    rejected: BTreeSet<(Id, u64)>,
     voids: Option<Vec<Void>>,
     rows: VecDeque<Vec<RowName>>,
     made_rows: VecDeque<Vec<u8>>,
@@ -245,6 +245,8 @@ impl Session {
 
     pub fn wake_at(&self) -> Option<u64> {
         match self.phase {
+            // The room may take its time.
+            Phase::Admitting(_) if self.asked => None,
             Phase::Waiting | Phase::Admitting(_) => Some(self.heard_ms + self.config.greeting_ms),
             Phase::Open => {
                 let beat = self.sent_ms + self.heartbeat_ms;
@@ -399,10 +401,11 @@ impl Session {
         out.extend(self.incoming.credit().map(Frame::Credit));
     }
 
-    /// It follows a rejection, and takes back at least what was rejected.
+    /// It follows a rejection, and takes back at least what was rejected of the client's site.
     fn adopted(&mut self, voids: Vec<Void>) -> Result<(), Fault> {
         let rejected = std::mem::take(&mut self.rejected);
-        if rejected.is_empty() || rejected.iter().any(|r| !voids.iter().any(|v| v.version == *r)) {
+        let is_void = |r: &(Id, u64)| voids.iter().any(|v| (v.site, v.version) == *r);
+        if rejected.is_empty() || !rejected.iter().filter(|r| r.0 == self.site).all(is_void) {
             return Err(fault(Code::Protocol, "not what was rejected is taken back"));
         }
         self.voids = Some(voids);
@@ -477,7 +480,7 @@ impl Session {
             Reply::Rejected(rejections) => {
                 let cut = self.applying.take().unwrap_or_default();
                 self.incoming.refuse(cut);
-                self.rejected = rejections.iter().map(|r| r.version).collect();
+                self.rejected = rejections.iter().map(|r| (r.site, r.version)).collect();
                 out.push(Frame::Reject(Reject { cut, rejections }));
             }
             Reply::Rows(rows) => self.made_rows.push_back(rows),

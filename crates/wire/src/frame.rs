@@ -132,9 +132,10 @@ pub struct Refused {
     pub vector: WireVector,
 }
 
-/// One transaction that the server does not take.
+/// One transaction that the server does not take: the client's own, or one that it relays.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rejection {
+    pub site: Id,
     pub version: u64,
     pub code: Code,
     pub message: String,
@@ -160,6 +161,7 @@ pub struct RowName {
 /// An origin version that is held and empty everywhere, with its place in the chain.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Void {
+    pub site: Id,
     pub version: u64,
     pub nonce: u64,
     pub chain: u64,
@@ -253,7 +255,7 @@ pub enum Frame {
     Ack(u64),
     Refused(Refused),
     Reject(Reject),
-    /// The client has adopted: these versions of its own are void, what comes from here on builds on that.
+    /// The client has adopted: these versions of its own sites are void, what comes from here on builds on that.
     Adopted(Vec<Void>),
     /// The state of these rows is asked for; it comes as a cut of row states.
     RowsWanted(Vec<RowName>),

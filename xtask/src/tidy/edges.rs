@@ -39,7 +39,7 @@ const MAP: &[Room] = &[
     room("rejoin-bench", &["rejoin"], &[], true),
     room("rejoin-bench-sync", &["rejoin", "rejoin-client", "rejoin-sync", "rejoin-wire"], &[], true),
     room("rejoin-demo", &["rejoin", "rejoin-client", "rejoin-server", "rejoin-wire"], &[], true),
-    room("rejoin-fuzz", &["rejoin", "rejoin-crdt", "rejoin-wire"], &[], true),
+    room("rejoin-fuzz", &["rejoin", "rejoin-crdt", "rejoin-sync", "rejoin-wire"], &[], true),
     room("xtask", &[], &[], false),
 ];
 

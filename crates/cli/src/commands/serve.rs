@@ -6,7 +6,7 @@ use tracing::level_filters::LevelFilter;
 
 const EXAMPLES: &str = "\
 Each room is one SQLite file in the data directory; a client's URL is ws://HOST:PORT/ROOM. SIGTERM and Ctrl-C end the \
-server when what is under way is done; a second one ends it at once. docs/operating.md has all keys of the \
+server when what is under way is done; a second one ends it at once. SIGHUP reads keys, policies and schemas again. docs/operating.md has all keys of the \
 configuration.
 
 Examples:
@@ -51,12 +51,21 @@ pub fn run(args: Args) -> Result<()> {
         let (Ok(mut term), Ok(mut int)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
             return Err(signals);
         };
+        let Ok(mut hangup) = signal(SignalKind::hangup()) else { return Err(signals) };
         let server = Server::start(config).await?;
         // For programs that asked for any free port.
         println!("listening on {}", server.address());
-        tokio::select! {
-            _ = term.recv() => {}
-            _ = int.recv() => {}
+        loop {
+            tokio::select! {
+                _ = term.recv() => break,
+                _ = int.recv() => break,
+                _ = hangup.recv() => {
+                    let done = rejoin_server::config::load(&options).and_then(|config| server.reload(config));
+                    if let Err(e) = done {
+                        tracing::error!("the configuration stays as it was: {e}");
+                    }
+                }
+            }
         }
         tokio::select! {
             () = server.stop() => Ok(()),

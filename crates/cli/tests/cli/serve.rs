@@ -32,6 +32,52 @@ fn it_serves_until_it_is_told_to_stop() {
     }
 }
 
+/// SIGHUP reads the configuration again; what is not good changes nothing.
+#[test]
+fn it_reads_its_configuration_again() {
+    let folder = Folder::new();
+    folder.init("a.db", crate::BOOKS);
+    folder.write("server.toml", "");
+    let words = [
+        "serve",
+        "--data",
+        "rooms",
+        "--listen",
+        "127.0.0.1:0",
+        "--config",
+        "server.toml",
+        "--insecure-no-auth",
+    ];
+    let log = std::fs::File::create(folder.path("log")).unwrap();
+    let mut child = folder.command(&words).stdout(Stdio::piped()).stderr(log).spawn().unwrap();
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    let address = line.trim().strip_prefix("listening on ").expect("an address").to_owned();
+    let hang_up = |words: &str| {
+        let sent = Command::new("kill").args(["-HUP", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let began = std::time::Instant::now();
+        while !std::fs::read_to_string(folder.path("log")).unwrap().contains(words) {
+            assert!(began.elapsed().as_secs() < 60, "no {words:?} in the log");
+            std::thread::sleep(std::time::Duration::from_millis(10));
+        }
+    };
+    let sync = format!("sync a.db ws://{address}/shop");
+    folder.sql("a.db", "INSERT INTO books(id, stock) VALUES (1, -1)");
+    folder.run(&sync).ok();
+    let policy = "[[policy]]\ntable = 'books'\non = 'any'\nrequire = 'new.stock >= 0'\n";
+    folder.write("server.toml", policy.replace(">=", ">= >="));
+    hang_up("the configuration stays as it was: server.toml:4: policy for \"books\"");
+    folder.sql("a.db", "INSERT INTO books(id, stock) VALUES (2, -1)");
+    folder.run(&sync).ok();
+    folder.write("server.toml", policy);
+    hang_up("goes on with the configuration as it is now");
+    folder.sql("a.db", "INSERT INTO books(id, stock) VALUES (3, -1)");
+    folder.run(&sync).fails(10, &["1 transaction"]);
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
 #[test]
 fn what_is_not_safe_does_not_start() {
     let folder = Folder::new();

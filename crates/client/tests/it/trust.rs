@@ -95,3 +95,48 @@ fn certificates_are_checked() {
     let plain = sync_once(place.path("a.db"), &place.url("shop"), Options::default()).expect("it ends").state;
     assert!(matches!(plain, State::Offline { .. }), "{plain}");
 }
+
+/// A restored server is filled again by one who relays, but for what it does not take any more: that has a name, and the rest
+/// goes on.
+#[test]
+fn what_a_server_does_not_take_from_others_is_not_relayed() {
+    let mut place = Place::with(AUTH, &[("secret", SECRET)]);
+    let with_token = |subject: &str, more: &str| with(Token::Fixed(token(subject, 600, more)));
+    let (ann, carol, bob) = (place.replica("ann.db"), place.replica("carol.db"), place.replica("bob.db"));
+    let sync = |place: &Place, who: &str, more: &str| {
+        let db = place.path(&format!("{who}.db"));
+        sync_once(db, &place.url("shop"), with_token(who, more)).expect("it ends").state
+    };
+    assert_eq!(sync(&place, "bob", r#", "schema": true"#), State::Synced);
+    place.stop();
+    std::fs::copy(place.room_file("shop"), place.path("backup")).expect("a copy");
+    place.start();
+    insert(&ann, 1, "good");
+    assert_eq!(sync(&place, "ann", ""), State::Synced);
+    insert(&ann, 2, "banned");
+    insert(&ann, 3, "after it");
+    insert(&carol, 4, "carol's");
+    assert_eq!(sync(&place, "ann", ""), State::Synced);
+    assert_eq!(sync(&place, "carol", ""), State::Synced);
+    assert_eq!(sync(&place, "bob", ""), State::Synced);
+    assert_eq!(titles(&bob).len(), 4);
+    place.stop();
+    std::fs::copy(place.path("backup"), place.room_file("shop")).expect("a copy");
+    place.configure("[[policy]]\ntable = 'books'\non = 'any'\nrequire = \"new.title <> 'banned'\"\nmessage = 'a banned title'\n");
+    place.start();
+    insert(&bob, 5, "bob's own");
+    let State::Behind { pending: 0, reason } = sync(&place, "bob", r#", "relay": true"#) else {
+        panic!("it must say so")
+    };
+    assert!(reason.contains("a banned title") && reason.contains("does not take them from here"), "{reason}");
+    let room = rejoin::Replica::open(place.room_file("shop")).expect("open");
+    let ids: Vec<i64> = titles(&room).into_iter().map(|t| t.0).collect();
+    // Of Ann's, what came before; all of the others.
+    assert_eq!(ids, [1, 4, 5]);
+    // Ann herself takes hers back.
+    let State::Rejected { pending: 0, transactions: 1, .. } = sync(&place, "ann", "") else {
+        panic!("it must be rejected")
+    };
+    assert_eq!(titles(&room).into_iter().map(|t| t.0).collect::<Vec<_>>(), [1, 3, 4, 5]);
+    assert!(room.verify().expect("verifies").is_clean());
+}

@@ -67,6 +67,16 @@ impl Place {
         self.running = Some((runtime, server));
     }
 
+    /// Adds to the configuration, for the next start.
+    pub fn configure(&mut self, more: &str) {
+        self.config = format!("{more}{}", self.config);
+        if let Some(at) = self.config.find("schema = 'adopt'\n") {
+            // Tables come last in TOML.
+            let line = self.config.drain(at..at + 17).collect::<String>();
+            self.config.insert_str(0, &line);
+        }
+    }
+
     /// The server drains and ends.
     pub fn stop(&mut self) {
         let (runtime, server) = self.running.take().expect("it runs");

@@ -5,7 +5,7 @@ use serde::Deserialize;
 macro_rules! limits {
     ($($(#[$doc:meta])* $name:ident: $type:ty = $default:expr;)*) => {
         /// See the head of the file.
-        #[derive(Clone, Debug, Deserialize)]
+        #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
         #[serde(default, deny_unknown_fields)]
         pub struct Limits {
             $($(#[$doc])* pub $name: $type,)*
@@ -48,7 +48,7 @@ limits! {
     frame_bytes: u32 = 1 << 20;
     /// A changeset of a client.
     cut_bytes: u64 = 64 << 20;
-    /// Changesets of all clients together that are in memory.
+    /// Changesets of all clients together that are in memory; and once more what is unpacked of them.
     staged_bytes: u64 = 512 << 20;
     /// Changes of the last moments that a room keeps in memory for its clients.
     tail_bytes: u64 = 4 << 20;

@@ -6,12 +6,12 @@ use crate::check::Check;
 use crate::metrics::APPLY_SECONDS;
 use rejoin::{Checked, Checker as _, Error};
 use rejoin_sync::server::Reply;
-use rejoin_wire::frame::{Bytes, Code, Id, Rejection};
+use rejoin_wire::frame::{Bytes, Code, Rejection};
 use std::time::Instant;
 
 impl Owner {
     /// Checks and applies a changeset.
-    pub fn apply(&mut self, bytes: &[u8], site: Id, grant: &Grant) -> Reply {
+    pub fn apply(&mut self, bytes: &[u8], grant: &Grant) -> Reply {
         if let Err(message) = self.has_bytes(grant, bytes.len() as u64) {
             return self.not_applied(Code::Limited, message);
         }
@@ -34,7 +34,7 @@ impl Owner {
                     Err(e) => self.broken(&e.into()),
                 }
             }
-            Ok(Checked::Rejected { rejections, .. }) => self.rejected(rejections, site, grant, &places),
+            Ok(Checked::Rejected { rejections, .. }) => self.rejected(rejections, grant, &places),
             Ok(Checked::Ahead(missing)) => {
                 let named = |m: &rejoin::Missing| match &m.column {
                     Some(column) => format!("column \"{column}\" of \"{}\"", m.table),
@@ -57,7 +57,7 @@ impl Owner {
         Ok(())
     }
 
-    fn rejected(&self, all: Vec<rejoin::Rejection>, site: Id, grant: &Grant, places: &[String]) -> Reply {
+    fn rejected(&self, all: Vec<rejoin::Rejection>, grant: &Grant, places: &[String]) -> Reply {
         let code_of = |r: &rejoin::Rejection| crate::check::code(&r.code);
         for r in &all {
             metrics::counter!(crate::metrics::REJECTED, "code" => format!("{:?}", code_of(r))).increment(1);
@@ -67,14 +67,17 @@ impl Owner {
             tracing::warn!(room = %self.name, subject = %grant.subject, site = %r.site, version = r.version,
                 transactions = all.len(), code = ?code_of(r), at, "refused: a changeset: {}", r.reason);
         }
-        // The client can only take back what it wrote itself.
-        if let Some(foreign) = all.iter().find(|r| r.site.0 != site) {
-            return self.not_applied(code_of(foreign), foreign.reason.clone());
-        }
         let rejection = |r: rejoin::Rejection| {
             let (table, pk) =
                 r.row.as_ref().map(|row| (row.table.clone(), row.pk.clone())).unwrap_or_default();
-            Rejection { version: r.version, code: code_of(&r), message: r.reason, table, pk: Bytes(pk) }
+            Rejection {
+                site: r.site.0,
+                version: r.version,
+                code: code_of(&r),
+                message: r.reason,
+                table,
+                pk: Bytes(pk),
+            }
         };
         Reply::Rejected(all.into_iter().map(rejection).collect())
     }

@@ -5,6 +5,7 @@ mod open;
 
 use crate::auth::Grant;
 use crate::config::SchemaSource;
+use crate::live::Now;
 use crate::members::Members;
 use crate::names::RoomName;
 use crate::policy::Policies;
@@ -35,6 +36,8 @@ pub struct Owner {
     lineage: Id,
     schema: Arc<str>,
     schema_version: i64,
+    live: Now,
+    schema_source: SchemaSource,
     schema_file: Option<SchemaFile>,
     pages_max: i64,
     flushed: Instant,
@@ -54,7 +57,10 @@ impl Owner {
         shared: Arc<Shared>,
         create: bool,
     ) -> Result<Owner, Fault> {
-        let conn = open::connect(&name, &common.config, create)?;
+        let conn = {
+            let live = common.live.borrow().clone();
+            open::connect(&name, &common.config, live.config.schema_of(&name), create)?
+        };
         let opened = Owner::start(name.clone(), common, shared, conn);
         opened.map_err(|message| {
             tracing::error!(room = %name, "cannot be opened: {message}");
@@ -74,12 +80,12 @@ impl Owner {
         let replica = Replica::attach(conn).map_err(text)?;
         let lineage = replica.make_lineage().map_err(text)?;
         let members = Members::load(&replica).map_err(text)?;
-        let policies =
-            Policies::compile(&config.policies, config.limits.policy_steps).map_err(|e| e.to_string())?;
-        let schema_file = match config.schema_of(&name) {
-            SchemaSource::File(path) => Some(SchemaFile::new(path.clone())),
-            SchemaSource::Adopt | SchemaSource::Fixed => None,
-        };
+        let mut live = common.live.clone();
+        let now_live = live.borrow_and_update().clone();
+        let steps = config.limits.policy_steps;
+        let policies = Policies::compile(&now_live.config.policies, steps).map_err(|e| e.to_string())?;
+        let schema_source = now_live.config.schema_of(&name).clone();
+        let schema_file = SchemaFile::of(&schema_source);
         let now = Instant::now();
         let mut owner = Owner {
             name,
@@ -91,6 +97,8 @@ impl Owner {
             lineage,
             schema: Arc::from(""),
             schema_version: -1,
+            live,
+            schema_source,
             schema_file,
             pages_max,
             flushed: now,
@@ -202,7 +210,7 @@ impl Owner {
             Relation::Same | Relation::Ahead(_) => return Ok(()),
             Relation::Behind(more) | Relation::Diverged(more) => more,
         };
-        let adopts = *self.common.config.schema_of(&self.name) == SchemaSource::Adopt;
+        let adopts = self.schema_source == SchemaSource::Adopt;
         if !adopts || !grant.schema || grant.read_only {
             return Ok(());
         }
@@ -261,14 +269,20 @@ impl Owner {
         Reply::Failed(e.to_string())
     }
 
-    /// Versions of the client that are held and empty.
-    pub fn void(&mut self, voids: &[Void], site: Id, grant: &Grant) -> Reply {
+    /// Versions of the client's sites that are held and empty.
+    pub fn void(&mut self, voids: &[Void], grant: &Grant) -> Reply {
+        let owned = |v: &&Void| self.members.subject_of(&v.site) == Some(&grant.subject);
+        if let Some(other) = voids.iter().find(|v| !owned(v)) {
+            let message =
+                format!("site {} is not the subject's, whose transactions it takes back", SiteId(other.site));
+            return Reply::Denied(fault(Code::ForeignSite, message));
+        }
         let bytes = std::mem::size_of_val(voids) as u64;
         if let Err(message) = self.has_bytes(grant, bytes) {
             return Reply::Denied(fault(Code::Limited, message));
         }
         let void = |v: &Void| rejoin::Void {
-            site: SiteId(site),
+            site: SiteId(v.site),
             version: v.version,
             nonce: v.nonce,
             chain: v.chain,
@@ -314,6 +328,29 @@ impl Owner {
             }
         }
         self.shared.has_clients() && self.replica.changed_outside().unwrap_or(true)
+    }
+
+    /// Goes on with the policies and the schema that the configuration names now; whether there may be something to tell.
+    pub fn follow(&mut self) -> bool {
+        if !self.live.has_changed().unwrap_or(false) {
+            return false;
+        }
+        let live = self.live.borrow_and_update().clone();
+        match Policies::compile(&live.config.policies, self.common.config.limits.policy_steps) {
+            Ok(policies) => self.policies = policies,
+            Err(e) => tracing::error!(room = %self.name, "the policies stay as they are: {e}"),
+        }
+        let source = live.config.schema_of(&self.name);
+        if *source != self.schema_source {
+            self.schema_source = source.clone();
+            self.schema_file = SchemaFile::of(source);
+        }
+        if let Err(e) = self.note_schema() {
+            tracing::error!(room = %self.name, "{e}");
+        }
+        // A schema file is looked at, too.
+        self.schema_polled = self.schema_polled.checked_sub(SCHEMA_POLL).unwrap_or(self.schema_polled);
+        true
     }
 
     /// Follows the schema file; whether it has changed.

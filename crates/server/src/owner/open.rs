@@ -11,11 +11,16 @@ use std::time::Duration;
 const BUSY: Duration = Duration::from_secs(5);
 
 /// Opens the file, or makes it if that is allowed.
-pub fn connect(name: &RoomName, config: &Config, create: bool) -> Result<Connection, Fault> {
+pub fn connect(
+    name: &RoomName,
+    config: &Config,
+    schema: &SchemaSource,
+    create: bool,
+) -> Result<Connection, Fault> {
     let path = name.file(&config.data);
     let mut flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     if !path.exists() {
-        if *config.schema_of(name) == SchemaSource::Fixed || !create {
+        if *schema == SchemaSource::Fixed || !create {
             return Err(no_room(name, "does not exist"));
         }
         let files = std::fs::read_dir(&config.data).map_err(|e| failed(&e))?;

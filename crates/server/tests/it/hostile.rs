@@ -148,7 +148,12 @@ async fn frames_out_of_turn_end_the_session() {
         ("the other side's frames", vec![Frame::TokenTaken(None)], Code::Protocol),
         (
             "what nobody has rejected",
-            vec![Frame::Adopted(vec![Void { version: u64::MAX, nonce: 1, chain: 1 }])],
+            vec![Frame::Adopted(vec![Void {
+                site: scene.hostile.site_id().unwrap().0,
+                version: u64::MAX,
+                nonce: 1,
+                chain: 1,
+            }])],
             Code::Protocol,
         ),
     ] {

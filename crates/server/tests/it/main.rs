@@ -7,6 +7,7 @@ mod exchange;
 mod hostile;
 mod limits;
 mod policies;
+mod reload;
 mod schema;
 mod snapshot;
 mod sync;

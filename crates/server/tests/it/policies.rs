@@ -54,7 +54,7 @@ async fn what_a_policy_does_not_allow_is_rejected_whole() {
     let rows = bobs.pull().await;
     let adopted = bob.adopt(&rejected, &[&rows]).unwrap();
     assert!(adopted.wanted.is_empty());
-    let void = |v: &rejoin::Void| Void { version: v.version, nonce: v.nonce, chain: v.chain };
+    let void = |v: &rejoin::Void| Void { site: v.site.0, version: v.version, nonce: v.nonce, chain: v.chain };
     bobs.send(&Frame::Adopted(adopted.voids.iter().map(void).collect())).await;
     assert_eq!(bodies(&bob), ["ann's"]);
     write(&bob, 3, "bob", "bob's own");

@@ -4,6 +4,8 @@ use super::{Facts, NotApplied, Reply, Request};
 use crate::state::State;
 use crate::transfer::{Arrived, Defaults, Incoming, MadeCut, Outgoing, Remains};
 use crate::{Relation, fault};
+use rejoin_crdt::SiteId;
+use rejoin_crdt::limits::VERSION_MAX;
 use rejoin_crdt::vector::VersionVector;
 use rejoin_wire::frame::{
     Bytes, Code, Fault, Frame, Refused, Reject, Rejection, Retry, RowName, Welcome, WireVector, vector_hash,
@@ -55,6 +57,9 @@ pub(super) struct Open {
     dirty: bool,
     resume: Option<([u8; 16], u64)>,
     rejected: Option<Rejected>,
+    /// What of other sites the server does not take from here, and why: it is not relayed over this connection.
+    withheld: VersionVector,
+    withheld_why: String,
     /// Rows that the server was asked for, beside those of a rejection.
     rows_wanted: Vec<RowName>,
     /// What row states were asked for, in order: whether for the rejection.
@@ -94,6 +99,8 @@ impl Open {
             dirty: true,
             resume: welcome.resume,
             rejected: None,
+            withheld: VersionVector::new(),
+            withheld_why: String::new(),
             rows_wanted: Vec::new(),
             asks: VecDeque::new(),
             blocked: None,
@@ -197,7 +204,7 @@ impl Open {
                 self.gaps = 0;
             }
             Frame::Refused(refused) => self.refused(refused, now_ms)?,
-            Frame::Reject(reject) => self.reject(reject)?,
+            Frame::Reject(reject) => self.reject(reject, facts)?,
             Frame::Ping(time_ms, hash) => {
                 out.push(Frame::Pong(time_ms, now_ms));
                 self.unlike(hash, facts, out)?;
@@ -258,12 +265,26 @@ impl Open {
         Ok(())
     }
 
-    fn reject(&mut self, reject: Reject) -> Result<(), Fault> {
+    /// Own transactions are taken back. Those of others are not this replica's to take back: they, and what came after them
+    /// there, are no longer relayed.
+    fn reject(&mut self, reject: Reject, facts: &Facts) -> Result<(), Fault> {
         self.outgoing.refused(reject.cut)?;
         if self.rejected.is_some() || reject.rejections.is_empty() {
             return Err(fault(Code::Protocol, "a rejection out of turn"));
         }
-        self.rejected = Some(Rejected { rejections: reject.rejections, rows: Vec::new(), waiting: false });
+        let mine = |r: &Rejection| facts.mine.contains(&r.site);
+        let (rejections, foreign): (Vec<_>, Vec<_>) = reject.rejections.into_iter().partition(mine);
+        for r in foreign {
+            if !(1..=VERSION_MAX as u64).contains(&r.version) {
+                return Err(fault(Code::Protocol, "a rejection of a version that cannot be"));
+            }
+            self.withheld.insert_range(SiteId(r.site), r.version..=VERSION_MAX as u64);
+            self.withheld_why = r.message;
+        }
+        self.dirty = true;
+        if !rejections.is_empty() {
+            self.rejected = Some(Rejected { rejections, rows: Vec::new(), waiting: false });
+        }
         Ok(())
     }
 
@@ -318,11 +339,14 @@ impl Open {
         let mut theirs = self.theirs.clone();
         theirs.merge(&self.outgoing.brings());
         let own_only = !self.welcome.grants.relay;
-        if count_missing(facts, &theirs, own_only) == 0 {
+        let mut taken = theirs.clone();
+        taken.merge(&self.withheld);
+        if count_missing(facts, &taken, own_only) == 0 {
             self.dirty = false;
             return None;
         }
-        Some(Request::MakeCut { theirs, own_only, bytes_max: self.welcome.limits.cut_bytes })
+        let (without, bytes_max) = (self.withheld.clone(), self.welcome.limits.cut_bytes);
+        Some(Request::MakeCut { theirs, own_only, without, bytes_max })
     }
 
     pub(super) fn reply(
@@ -459,6 +483,13 @@ impl Open {
                 return State::Behind { pending, reason: what.clone() };
             }
             Relation::Same | Relation::Incompatible(_) => {}
+        }
+        if all > 0 && !self.withheld.is_empty() {
+            let why = &self.withheld_why;
+            let reason = format!(
+                "the server lacks {all} transactions of other replicas, and does not take them from here: {why}"
+            );
+            return State::Behind { pending, reason };
         }
         if all > 0 {
             let reason = format!(

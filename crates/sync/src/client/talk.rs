@@ -68,6 +68,8 @@ pub enum Request {
     MakeCut {
         theirs: VersionVector,
         own_only: bool,
+        /// Versions of other sites that the server does not take from here.
+        without: VersionVector,
         bytes_max: u64,
     },
     Apply(Vec<u8>),

@@ -129,7 +129,8 @@ impl Room {
             .transactions
             .iter()
             .filter(|(s, v, tx)| *s == site && new((*s, *v)) && !tx.void && self.dislikes(tx.nonce))
-            .map(|(_, version, _)| Rejection {
+            .map(|(site, version, _)| Rejection {
+                site: *site,
                 version: *version,
                 code: Code::Policy,
                 message: "unlucky".into(),

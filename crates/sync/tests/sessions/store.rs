@@ -170,7 +170,7 @@ impl Store {
         let tx = self.transactions.get_mut(&(self.site, version))?;
         self.rejected += u64::from(!tx.void);
         tx.void = true;
-        Some(Void { version, nonce: tx.nonce, chain: tx.chain })
+        Some(Void { site: self.site, version, nonce: tx.nonce, chain: tx.chain })
     }
 
     pub fn record_void(&mut self, site: Id, void: &Void) {

@@ -57,6 +57,7 @@ fn welcome() -> Welcome {
 fn all() -> Vec<(&'static str, Frame)> {
     let row = || RowName { table: "books".into(), pk: Bytes(vec![1, 9, 7]) };
     let rejection = Rejection {
+        site: [0xa1; 16],
         version: 12,
         code: Code::Policy,
         message: "no".into(),
@@ -89,7 +90,10 @@ fn all() -> Vec<(&'static str, Frame)> {
         ("Ack", Frame::Ack(3)),
         ("Refused", Frame::Refused(refused)),
         ("Reject", Frame::Reject(Reject { cut: 5, rejections: vec![rejection] })),
-        ("Adopted", Frame::Adopted(vec![Void { version: 12, nonce: 1 << 40, chain: u64::MAX }])),
+        (
+            "Adopted",
+            Frame::Adopted(vec![Void { site: [0xa1; 16], version: 12, nonce: 1 << 40, chain: u64::MAX }]),
+        ),
         ("RowsWanted", Frame::RowsWanted(vec![row(), row()])),
         ("Token", Frame::Token("ey.J.y".into())),
         ("TokenTaken", Frame::TokenTaken(None)),

@@ -1,5 +1,6 @@
 //! A client that means harm, at a server that serves others meanwhile.
 
+mod floods;
 mod mutations;
 mod recorder;
 mod scene;
@@ -7,7 +8,8 @@ mod socket;
 
 use rejoin_client::{State, SyncClient};
 use rejoin_wire::frame::{
-    Bytes, Code, Cut, Data, Fault, Frame, Refused, Reject, RowName, Void, WireVector, cut_hash,
+    Bytes, Code, Cut, Data, Fault, Frame, Hello, PROTOCOL, PROTOCOL_OLDEST, Refused, Reject, RowName, Void,
+    WireVector, cut_hash,
 };
 use scene::{Scene, count, eventually, kinds, settled, token, until, write};
 use socket::Socket;
@@ -46,6 +48,24 @@ type Barrier = (Vec<u8>, u64);
 fn barrier(seconds: u64) -> Barrier {
     let (token, until_s) = token("eve", seconds);
     (encode(&Frame::Token(token)), until_s * 1000)
+}
+
+/// A greeting without a token.
+fn hello(replica: &rejoin::Replica) -> Vec<u8> {
+    encode(&Frame::Hello(Hello {
+        oldest: PROTOCOL_OLDEST,
+        newest: PROTOCOL,
+        token: None,
+        site: replica.site_id().expect("a site").0,
+        lineage: None,
+        schema: Bytes(replica.schema().expect("a schema").into_bytes()),
+        vector: WireVector::default(),
+        head: None,
+        horizon: WireVector::default(),
+        credit: 1 << 20,
+        resume: None,
+        agent: "by hand".into(),
+    }))
 }
 
 struct Talk<'a> {
@@ -130,7 +150,12 @@ fn rejected(eve: &rejoin::Replica) -> (Vec<Vec<u8>>, Void) {
     let bytes = eve.cut_for(&rejoin::CutRequest::new(&before)).expect("made").expect("something").bytes;
     let reader = rejoin_wire::Reader::open(&bytes).expect("a changeset");
     let one = reader.transactions().first().expect("a transaction");
-    let void = Void { version: one.version, nonce: one.nonce, chain: one.chain };
+    let void = Void {
+        site: eve.site_id().expect("a site").0,
+        version: one.version,
+        nonce: one.nonce,
+        chain: one.chain,
+    };
     let (len, hash) = (bytes.len() as u64, cut_hash(&bytes));
     let head =
         Cut { cut: 1, bytes: len, hash, offset: 0, transactions: 1, more: false, since: 0, rows: false };

@@ -61,11 +61,21 @@ pub fn token(subject: &str, seconds: u64) -> (String, u64) {
 
 impl Scene {
     pub fn new() -> Scene {
+        Scene::with(CONFIG, &[])
+    }
+
+    /// A server with another configuration, and files that it names; without `[auth]` in it, for everybody.
+    pub fn with(config: &str, files: &[(&str, &str)]) -> Scene {
         let folder = Folder::new();
+        files.iter().for_each(|(name, text)| folder.write(name, text));
         folder.write("secret", SECRET);
-        folder.write("schema.sql", NOTES.replace("TABLE", "TABLE IF NOT EXISTS"));
-        folder.write("server.toml", CONFIG);
-        let words = ["serve", "--data", "rooms", "--listen", "127.0.0.1:0", "--config", "server.toml"];
+        folder.write("schema.sql", NOTES);
+        folder.write("server.toml", config);
+        let mut words =
+            vec!["serve", "--data", "rooms", "--listen", "127.0.0.1:0", "--config", "server.toml"];
+        if !config.contains("[auth]") {
+            words.push("--insecure-no-auth");
+        }
         let log = File::create(folder.path("server.log")).expect("a file");
         let mut child =
             folder.command(&words).stdout(Stdio::piped()).stderr(log).spawn().expect("run rejoin");
