@@ -115,6 +115,8 @@ fn starting_over_by_a_wrong_clock() {
         let b = place.replica("b.db");
         insert(&b, 2, "in the new room");
         sync_once(place.path("b.db"), &place.url("shop"), by(right)).expect("it syncs");
+        // By a wrong clock this would be later than anything that could be taken.
+        std::thread::sleep(Duration::from_millis(1_500));
         insert(&a, 3, "never sent");
         assert_eq!(sync(&place).name(), "incompatible");
         rejoin_client::start_over(place.path("a.db"), &place.url("shop"), &by(clock), |_| ())
