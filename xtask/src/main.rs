@@ -12,6 +12,7 @@ mod proc;
 mod report;
 mod sanitize;
 mod setup;
+mod sim;
 mod sql;
 mod test;
 mod tidy;
@@ -27,6 +28,7 @@ Commands:
   ext       build the loadable extension; its path is the last line of stdout
   sql       run the SQL tests alone (or rewrite their expectations with --bless)
   fuzz      run a fuzz target for some seconds
+  sim       run the simulation of clients and a server, or one seed of it
   sanitize  run tests under AddressSanitizer or Miri
   bench     run a benchmark
   demo      a server and three shops: edit apart, sync, one is malicious
@@ -52,6 +54,7 @@ fn main() -> ExitCode {
         "ext" => ext::main(rest),
         "sql" => sql::main(rest),
         "fuzz" => fuzz::main(rest),
+        "sim" => sim::main(rest),
         "bench" => bench::main(rest),
         "sanitize" => sanitize::main(rest),
         "demo" => demo::main(rest),

@@ -4,7 +4,7 @@ use crate::args::Args;
 use crate::proc::{self, Captured, Result};
 use crate::report::{self, Counts, Report, Step};
 use crate::setup::Tools;
-use crate::{bench, demo, ext, fuzz, setup, sql, tidy};
+use crate::{bench, demo, ext, fuzz, setup, sim, sql, tidy};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Instant;
@@ -13,7 +13,7 @@ const HELP: &str = "\
 cargo xtask test [--long] [FILTER]
 
 Format, lints, the rules of the house, Rust tests, documented examples, the extension, SQL tests, Python tests, interop
-tests, short runs of the fuzz targets, instruction counts and a small run of the sync benchmark (both on Linux), and the
+tests, short runs of the fuzz targets, the simulation, instruction counts and a small run of the sync benchmark (both on Linux), and the
 demo. Prints the time of every step; the last line is `N passed, N failed`.
 
   --long    also the tests that take minutes: ignored tests, more random cases, ten minutes a fuzz target
@@ -27,6 +27,9 @@ Examples:
 
 const FUZZ_SECONDS: u32 = 10;
 const FUZZ_SECONDS_LONG: u32 = 600;
+/// Of the simulation.
+const SEEDS: u32 = 300;
+const SEEDS_LONG: u32 = 10_000;
 
 pub fn main(words: Vec<String>) -> Result<()> {
     let Some(mut args) = Args::new(words, HELP) else {
@@ -66,6 +69,8 @@ impl Run {
         }
         self.fuzz();
         if self.filter.is_none() {
+            let seeds = if self.long { SEEDS_LONG } else { SEEDS };
+            self.step(&format!("simulation, {seeds} seeds"), || Ok(check(&sim::seeds(seeds)?)));
             // Where valgrind and /proc are.
             if cfg!(target_os = "linux") {
                 self.step("instruction counts", || Ok(check(&proc::tee(bench::command().arg("--check"))?)));

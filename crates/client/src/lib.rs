@@ -22,6 +22,13 @@ mod storage;
 mod swap;
 mod url;
 
+/// The storage without threads, for the simulation.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod inside {
+    pub use crate::storage::Storage;
+}
+
 pub use client::{Ending, Notifier, Report, SyncClient, Waited, Watch, sync_once};
 pub use download::{Cloned, Transfer, clone_room, start_over};
 pub use error::Error;

@@ -4,7 +4,7 @@ use crate::error::Error;
 use rejoin::Commit;
 use std::fmt;
 use std::path::PathBuf;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::Duration;
 
 /// Where the token comes from that says who this is.
 #[derive(Clone, Debug, Default)]
@@ -61,14 +61,9 @@ impl Default for Options {
             busy_timeout: Duration::from_secs(5),
             ca_file: None,
             on_commit: None,
-            now_ms: system_now_ms,
+            now_ms: rejoin::ambient::now_ms,
         }
     }
-}
-
-fn system_now_ms() -> i64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
 }
 
 impl fmt::Debug for Options {

@@ -3,6 +3,7 @@
 use crate::error::Error;
 use crate::options::Options;
 use crate::swap::Swap;
+use rejoin::ambient::{Mistake, makes};
 use rejoin::{CutRequest, Replica, ServerNote, SiteId, VersionVector};
 use rejoin_sync::client::{Event, Facts, NotApplied, Reply, Request, Step};
 use rejoin_sync::frame::{Code, Rejection, RowName, Void};
@@ -71,7 +72,7 @@ pub fn start(
 }
 
 impl Storage {
-    fn open(path: &Path, url: String, options: &Options) -> Result<Storage, Error> {
+    pub fn open(path: &Path, url: String, options: &Options) -> Result<Storage, Error> {
         // An absolute path is never taken for a URI.
         let path = std::path::absolute(path).map_err(|error| Error::File { path: path.to_owned(), error })?;
         let replica = Replica::open_with(&path, options.replica)?;
@@ -105,19 +106,28 @@ impl Storage {
             }
             if looked.elapsed() >= LOOK {
                 looked = Instant::now();
-                // A file that is busy just now is asked again.
-                if self.replica.changed_outside().unwrap_or(false) {
+                if self.has_changed() {
                     let _ = events.send(Event::Changed);
                 }
             }
         }
     }
 
-    fn answer(&mut self, request: Request) -> Reply {
+    /// Whether another connection has committed since the last look. A file that is busy just now is asked again.
+    pub fn has_changed(&self) -> bool {
+        self.replica.changed_outside().unwrap_or(false)
+    }
+
+    #[cfg(feature = "simulation")]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
+    }
+
+    pub fn answer(&mut self, request: Request) -> Reply {
         self.try_answer(request).unwrap_or_else(|e| not_done(&e))
     }
 
-    fn start_over(&mut self, snapshot: &Path) -> Reply {
+    pub fn start_over(&mut self, snapshot: &Path) -> Reply {
         let done = self.swap.replace(&self.replica, &self.path, snapshot);
         self.note = None;
         match done.and_then(|_| self.facts()) {
@@ -217,7 +227,11 @@ impl Storage {
         let r = &self.replica;
         match step {
             Step::TakeLineage(lineage) => r.set_lineage(lineage),
-            Step::NewSite => r.renew_site_id().map(drop),
+            Step::NewSite(common) => {
+                let old = r.site_id()?;
+                r.renew_site_id()?;
+                if r.vector()?.max(&old) > common { r.give_way(old, common) } else { Ok(()) }
+            }
             Step::GiveWay(common) => r.give_way(r.site_id()?, common),
             Step::Restamp { acknowledged, offset_ms } => {
                 let shift_ms = offset_ms.saturating_sub(r.clock_offset_ms()?);
@@ -265,6 +279,10 @@ impl Storage {
 
     fn apply(&self, bytes: &[u8]) -> rejoin::Result<Reply> {
         use rejoin::Error as E;
+        if makes(Mistake::AcknowledgeFirst) {
+            let holds = rejoin_wire::Reader::open(bytes).map(|r| r.holds()).unwrap_or_default();
+            return Ok(Reply::Applied { holds, facts: self.facts()? });
+        }
         // A fork of one of its own gives it another.
         let mine = self.replica.own_sites()?;
         let why = match self.replica.apply_changeset(bytes) {

@@ -97,9 +97,10 @@ pub struct Merged<'r> {
 pub fn apply(engine: &Engine, bytes: &[u8], options: Options) -> Result<Applied> {
     let reader = Reader::open(bytes).map_err(wire)?;
     let done = apply_watched(engine, &reader, options, None);
-    let fork = matches!(done, Err(Error::Fork { .. }));
-    if fork || matches!(done, Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. })) {
-        copies::heed(engine, &reader, fork)?;
+    match &done {
+        Err(Error::Fork { site, .. }) => copies::heed(engine, &reader, Some(site))?,
+        Ok(Applied { over_gap: true, .. }) | Err(Error::Gap { .. }) => copies::heed(engine, &reader, None)?,
+        _ => {}
     }
     done
 }

@@ -48,6 +48,8 @@ pub struct Made {
     pub brings: VersionVector,
     /// The end of the log that it was made of.
     pub upto: i64,
+    /// It tells of a horizon.
+    pub horizon: bool,
 }
 
 /// Makes a changeset of what is committed.
@@ -211,7 +213,7 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
     e.ranges(core, &cut.brings, &cut.base, &chains);
     let compress = e.writer.bytes_estimate() <= COMPRESSED_MAX;
     let bytes = e.writer.finish(compress).map_err(wire)?;
-    Ok(Made { bytes, versions, brings: cut.brings, upto })
+    Ok(Made { bytes, versions, brings: cut.brings, upto, horizon: !cut.horizon.is_empty() })
 }
 
 /// What of a table is listed.

@@ -50,22 +50,29 @@ fn in_transaction<R>(engine: &Engine, f: impl FnOnce(&mut Core) -> Result<R>) ->
     })
 }
 
-/// After a changeset was refused, or taken over a gap: what it tells of this replica's own site.
-pub fn heed(engine: &Engine, reader: &Reader<'_>, fork: bool) -> Result<()> {
-    let (own, behind, common) = {
+/// After a changeset was refused, or taken over a gap: what it tells of this replica's own sites. `fork`: the site of
+/// which it has another history.
+pub fn heed(engine: &Engine, reader: &Reader<'_>, fork: Option<&str>) -> Result<()> {
+    let (behind, forked) = {
         let mut core = engine.core()?;
         core.refresh(false)?;
         let own = core.own_site();
         let max = core.vector.max(&own);
         let ours = |r: &EmptyRange| reader.sites().get(r.site as usize) == Some(&own) && r.to > max;
-        let common = if fork { core.common(reader, own)? } else { None };
-        (own, reader.base().iter().any(ours), common)
+        let forked = core.own_sites().into_iter().find(|site| fork == Some(site.to_string().as_str()));
+        (reader.base().iter().any(ours), forked)
     };
-    match common {
-        Some(common) => give_way(engine, own, common),
-        None if behind && !fork => renew_site(engine).map(drop),
-        None => Ok(()),
+    match (fork, forked) {
+        (Some(_), Some(site)) => give_way_before(engine, reader, site),
+        (None, _) if behind => renew_site(engine).map(drop),
+        _ => Ok(()),
     }
+}
+
+/// Of two histories of a site that of a changeset's sender stands.
+fn give_way_before(engine: &Engine, reader: &Reader<'_>, site: SiteId) -> Result<()> {
+    let common = engine.core()?.common(reader, site)?;
+    give_way(engine, site, common)
 }
 
 /// The chain hash of one version, if it is known.
@@ -120,8 +127,8 @@ pub fn give_way(engine: &Engine, site: SiteId, common: u64) -> Result<()> {
 }
 
 impl Core {
-    /// The last version of `site` that the sender of a changeset has as it is here; None if the changeset does not say.
-    fn common(&mut self, reader: &Reader<'_>, site: SiteId) -> Result<Option<u64>> {
+    /// The last version of `site` that the sender of a changeset has as it is here, as far as that can be known.
+    fn common(&mut self, reader: &Reader<'_>, site: SiteId) -> Result<u64> {
         let mut told: Vec<Told> = told(reader)?;
         for r in reader.base() {
             if let Some(site) = reader.sites().get(r.site as usize) {
@@ -133,7 +140,14 @@ impl Core {
         let ours = self.chains_at(&wanted)?;
         let same = told.iter().filter(|t| ours.get(&(site, t.to)) == Some(&t.chain)).map(|t| t.to).max();
         let from_start = told.iter().any(|t| t.from == 1 && t.nonce.is_some());
-        Ok(same.or(from_start.then_some(0)))
+        if let Some(same) = same.or(from_start.then_some(0)) {
+            return Ok(same);
+        }
+        // It does not say, so what was not acknowledged before the first that differs may be something else there.
+        let differs = told.iter().filter(|t| ours.get(&(site, t.to)).is_some_and(|c| *c != t.chain));
+        let first = differs.map(|t| t.to).chain(told.iter().map(|t| t.from).filter(|from| *from > 1)).min();
+        let acknowledged = self.server()?.map_or(0, |note| note.acknowledged.max(&site));
+        Ok(if first.is_some_and(|first| acknowledged < first) { acknowledged } else { 0 })
     }
 
     fn relabel(&mut self, ordinal: u32, site: SiteId, common: u64) -> Result<()> {

@@ -275,11 +275,6 @@ pub fn cached<'a>(slot: &'a mut Option<Stmt>, db: Db, sql: &str) -> Result<&'a m
 /// So much later than what is from the future itself may be what builds on it: each transaction needs 1/2048 ms.
 const AFTER_MS: i64 = 1_000;
 
-pub fn system_now_ms() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |d| i64::try_from(d.as_millis()).unwrap_or(i64::MAX))
-}
-
 impl Core {
     pub fn new(db: Db, hook: Rc<Hook>) -> Core {
         Core {
@@ -301,7 +296,7 @@ impl Core {
             q: Queries::default(),
             seen_data_version: None,
             seen_outside: None,
-            now_ms: system_now_ms,
+            now_ms: crate::ambient::now_ms,
             parked_rows: None,
             parked_tried: None,
             seen_gone: HashSet::new(),

@@ -1,7 +1,7 @@
 //! Writing what the open transaction owes: works become records, the log names them, the overlay is folded.
 
 use crate::core::{Core, Header, KeyRanges, LogRow, Tail, Work, cached, read_log_head};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::log::{Changes, KeyRange};
 use crate::store::{Loc, Record};
 use rejoin_crdt::meta::RowMeta;
@@ -270,7 +270,7 @@ impl Core {
         let own = self.cfg.own;
         let version = self.vector.max(&self.own_site()) + 1;
         let mut nonce = [0u8; 8];
-        getrandom::fill(&mut nonce).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+        crate::ambient::fill(&mut nonce)?;
         let nonce = u64::from_le_bytes(nonce);
         let previous = self.chains.get(&own).map_or(0, |c| c.1);
         let chain = rejoin_crdt::chain::next(previous, version, nonce);

@@ -3,6 +3,8 @@
 
 mod adopt;
 mod alter;
+#[doc(hidden)]
+pub mod ambient;
 mod apply;
 mod automigrate;
 mod block;

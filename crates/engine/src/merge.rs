@@ -1,5 +1,6 @@
 //! Foreign changes meet local rows. The decisions are `rejoin_crdt::merge`'s; here they are carried out.
 
+use crate::ambient::{Mistake, makes};
 use crate::catalog::{KeyKind, Table};
 use crate::core::{Core, Work};
 use crate::digest::work_at;
@@ -187,6 +188,7 @@ pub fn decide(meta: &RowMeta, cl: u32, cell: &Cell<'_>) -> Known {
         return Known::Open;
     }
     match by_version(meta.cell(cell.col).map(|c| c.0.col_version), cell.stamp.col_version) {
+        Some(Verdict::Win | Verdict::Lose) if makes(Mistake::ClockBackwards) => Known::Loses,
         Some(Verdict::Win) => Known::Wins,
         Some(Verdict::Lose) => Known::Loses,
         _ => Known::Open,
@@ -262,6 +264,7 @@ pub fn merge_work(engine: &Engine, core: &mut Core, work: &mut Work, inc: &Incom
     let old = causal(work.meta.cl, inc.cl);
     match old {
         Causal::Stale => Ok(0),
+        Causal::Delete if makes(Mistake::DropTombstone) => Ok(0),
         Causal::Delete => {
             if core.is_visible(work)? {
                 delete_row(engine, core, work)?;

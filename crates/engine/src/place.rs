@@ -12,6 +12,7 @@ use crate::parked::{Parked, Reason};
 use crate::rowstate::{Place, RowState, StateCell, Ties};
 use crate::value::from_sql;
 use rejoin_crdt::meta::Stamp;
+use std::collections::BTreeSet;
 use std::rc::Rc;
 
 /// Lets a row be what `target` says. `before` is the row as it was, `db_version` that of the open transaction, which
@@ -65,8 +66,10 @@ pub fn place(
     }
     let high = target.cells.values().map(|c| c.stamp.col_version).max().unwrap_or(0);
     core.txn.high = core.txn.high.max(high);
-    let known = before.versions();
-    for version in target.versions().difference(&known) {
+    // Of what only waits the log says that something does, and names no row.
+    let groups = work.meta.groups.iter().map(|g| g.stamp.db_version);
+    let named: BTreeSet<i64> = groups.chain(work.meta.sentinel.map(|s| s.db_version)).collect();
+    for version in target.versions().difference(&named) {
         work.touch(*version);
     }
     work.touch(db_version);

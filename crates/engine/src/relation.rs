@@ -17,6 +17,7 @@ use crate::format::quote;
 use crate::functions::bad;
 use crate::names::{Called, Given, Lives, TABLES};
 use crate::replica::{Replica, writing};
+use crate::session::settled;
 use crate::tokens;
 use rejoin_sqlite::{Db, TxnState};
 use rejoin_wire::{Naming, Relation, SchemaNames, TableNames};
@@ -44,7 +45,19 @@ impl Replica {
     /// How this replica's schema stands to another's.
     pub fn compare_schema(&self, theirs: &str) -> Result<Relation> {
         let theirs = Theirs::read(theirs)?;
-        self.reading(|e| Ok(relation(&ours(e)?, &theirs.side)))
+        self.named(|e| Ok(relation(&ours(e)?, &theirs.side)))
+    }
+
+    /// Reads the schema. What DDL has done is written down first: who only sees a column knows no life of its name.
+    fn named<R>(&self, f: impl FnOnce(&Engine) -> Result<R>) -> Result<R> {
+        let noted = |e: &Engine| {
+            let core = e.core()?;
+            Ok(!core.ready || core.cfg.schema == core.catalog.cookie || e.db.is_readonly())
+        };
+        if !self.reading(noted)? {
+            settled(&self.engine, |_| Ok(()))?;
+        }
+        self.reading(f)
     }
 
     /// Takes over the tables, columns and indexes that another's schema has and this one lacks; nothing goes, and what

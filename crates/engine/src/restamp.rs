@@ -92,7 +92,10 @@ impl Core {
                     moved.insert(row.db_version, Moved { from: h.clock, to: row.header.clock });
                 }
             }
-            high = high.max(row.header.clock);
+            // What is void was never seen, whatever its clock said.
+            if mine || row.changes.empty_from.is_none() {
+                high = high.max(row.header.clock);
+            }
             row.high = high;
             // Its metadata stands in the blocks, so it need only name the rows.
             row.changes.spill();
@@ -156,7 +159,8 @@ impl Core {
             0 => 0,
             old => shifted(old, shift_ms, self.now()).max(high.saturating_add(1)),
         };
-        let previous = match last {
+        // Between two that are stamped anew may be one that the server has: a void one.
+        let previous = match last.filter(|l| l.version + 1 == h.version) {
             Some(l) => Some(l.chain),
             None if h.version == 1 => Some(0),
             None => self.chains_at(&[(own, h.version - 1)])?.get(&(own, h.version - 1)).copied(),

@@ -17,20 +17,20 @@ use std::rc::Rc;
 
 fn random_i64() -> Result<i64> {
     let mut bytes = [0u8; 8];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    crate::ambient::fill(&mut bytes)?;
     Ok(i64::from_le_bytes(bytes) >> 1)
 }
 
-/// A version-4 UUID (RFC 9562), as cr-sqlite makes site ids.
 /// 64 random bits.
 pub fn random_nonce() -> Result<u64> {
     let id = random_id()?;
     Ok(u64::from_le_bytes(std::array::from_fn(|i| id.get(i).copied().unwrap_or(0))))
 }
 
+/// A version-4 UUID (RFC 9562), as cr-sqlite makes site ids.
 pub fn random_id() -> Result<[u8; 16]> {
     let mut bytes = [0u8; 16];
-    getrandom::fill(&mut bytes).map_err(|e| Error::State { why: format!("no random numbers: {e}") })?;
+    crate::ambient::fill(&mut bytes)?;
     bytes[6] = bytes[6] & 0x0f | 0x40;
     bytes[8] = bytes[8] & 0x3f | 0x80;
     Ok(bytes)

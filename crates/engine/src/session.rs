@@ -49,6 +49,8 @@ pub struct Cut {
     pub upto: Position,
     /// It has more bytes than the request allowed.
     pub oversized: bool,
+    /// It tells of a horizon, of which also those must hear who have everything that it brings.
+    pub horizon: bool,
 }
 
 /// A place in the log of one replica between two commits; later ones are larger. It means nothing to other replicas.
@@ -150,6 +152,7 @@ fn cut(made: Made, bytes_max: u64) -> Option<Cut> {
         transactions: made.versions,
         brings: made.brings,
         upto: Position(made.upto),
+        horizon: made.horizon,
     })
 }
 

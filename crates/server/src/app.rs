@@ -7,7 +7,6 @@ use crate::rooms::Rooms;
 use metrics_exporter_prometheus::PrometheusHandle;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
 use tokio::sync::watch;
 
 pub struct App {
@@ -61,8 +60,7 @@ impl App {
 }
 
 pub fn now_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+    u64::try_from(rejoin::ambient::now_ms()).unwrap_or(0)
 }
 
 /// Memory for changesets of all clients together.

@@ -7,8 +7,8 @@ use crate::names::RoomName;
 use crate::room::{Client, Head};
 use crate::rooms::Lease;
 use rejoin::VersionVector;
-use rejoin_sync::server::{Config as SessionConfig, Effect, Event, Reader, Reply, Request, Session};
-use rejoin_wire::frame::{Code, Fault, Hello};
+use rejoin_sync::server::{Config as SessionConfig, Effect, Event, Reply, Request, Session};
+use rejoin_wire::frame::{Code, Fault, Hello, Welcome};
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -31,9 +31,30 @@ struct Admission {
     _place: Option<Place>,
 }
 
-struct Told {
+/// Schema and horizon as a client was told.
+pub struct Told {
     schema: Arc<str>,
     horizon: Arc<VersionVector>,
+}
+
+impl Told {
+    pub fn by(welcome: &Welcome) -> Told {
+        let schema = String::from_utf8_lossy(&welcome.schema.0);
+        Told { schema: schema.into(), horizon: Arc::new(welcome.horizon.0.clone()) }
+    }
+
+    /// What the session is to be told of the room.
+    pub fn news(&mut self, head: &Head) -> Vec<Event> {
+        let mut news = vec![Event::Advanced { version: head.version, vector_hash: head.vector_hash }];
+        if self.schema != head.schema {
+            news.push(Event::SchemaChanged(head.schema.as_bytes().to_vec()));
+        }
+        if self.horizon != head.horizon {
+            news.push(Event::HorizonMoved(VersionVector::clone(&head.horizon)));
+        }
+        *self = Told { schema: head.schema.clone(), horizon: head.horizon.clone() };
+        news
+    }
 }
 
 /// One client's session.
@@ -47,7 +68,6 @@ pub struct Driver {
     token: Option<String>,
     grant: Option<Arc<Grant>>,
     admission: Option<Admission>,
-    /// Schema and horizon as the client was told.
     told: Option<Told>,
     share: Share,
     /// Bytes of frames that the client has not taken.
@@ -199,9 +219,7 @@ impl Driver {
         }
         let admitted = match &reply {
             Reply::Admitted(welcome) => {
-                let schema = String::from_utf8_lossy(&welcome.schema.0);
-                self.told =
-                    Some(Told { schema: schema.into(), horizon: Arc::new(welcome.horizon.0.clone()) });
+                self.told = Some(Told::by(welcome));
                 true
             }
             _ => false,
@@ -217,21 +235,9 @@ impl Driver {
     pub fn advanced(&mut self) -> Vec<Effect> {
         let Some(admission) = &mut self.admission else { return Vec::new() };
         let head = admission.head.borrow_and_update().clone();
-        let (version, vector_hash) = (head.version, head.vector_hash);
-        let mut effects = self.handle(Event::Advanced { version, vector_hash });
-        let Some(told) = &mut self.told else { return effects };
-        let mut news = Vec::new();
-        if told.schema != head.schema {
-            news.push(Event::SchemaChanged(head.schema.as_bytes().to_vec()));
-        }
-        if told.horizon != head.horizon {
-            news.push(Event::HorizonMoved(VersionVector::clone(&head.horizon)));
-        }
-        *told = Told { schema: head.schema, horizon: head.horizon };
-        for event in news {
-            effects.extend(self.handle(event));
-        }
-        effects
+        let Some(told) = &mut self.told else { return Vec::new() };
+        let news = told.news(&head);
+        news.into_iter().flat_map(|event| self.handle(event)).collect()
     }
 
     /// Sets a request going.
@@ -245,23 +251,9 @@ impl Driver {
             return ready(Reply::Failed("a request before admission".into()));
         };
         let (room, grant) = (admission.room.clone(), grant.clone());
-        match request {
-            Request::MakeCut { reader: Reader::Since(since), site } => {
-                if let Some(reply) = room.tail_for(since, &site) {
-                    return ready(reply);
-                }
-                plain(room.ask(move |owner| owner.make_cut(&Reader::Since(since), site)))
-            }
-            Request::MakeCut { reader, site } => plain(room.ask(move |owner| owner.make_cut(&reader, site))),
-            Request::Apply(bytes) => plain(room.ask(move |owner| owner.apply(&bytes, &grant))),
-            Request::Compare(schema) => plain(room.ask(move |owner| owner.compare(&schema, &grant))),
-            Request::Void(voids) => plain(room.ask(move |owner| owner.void(&voids, &grant))),
-            Request::RowStates(rows) => plain(room.ask(move |owner| owner.row_states(rows))),
-            Request::Acknowledged { site, upto } => {
-                room.shared.acknowledged().insert(site, upto);
-                ready(Reply::Acknowledged)
-            }
-            Request::Admit(_) | Request::Authenticate(_) => ready(Reply::Failed("out of turn".into())),
+        match room.shared.answer(&request) {
+            Some(reply) => ready(reply),
+            None => plain(room.ask(move |owner| owner.answer(request, &grant))),
         }
     }
 

@@ -34,6 +34,19 @@ mod socket;
 mod tail;
 mod tls;
 
+/// A room without threads and sockets, for the simulation.
+#[cfg(feature = "simulation")]
+#[doc(hidden)]
+pub mod inside {
+    pub use crate::auth::Grant;
+    pub use crate::driver::Told;
+    pub use crate::names::RoomName;
+    pub use crate::owner::Owner;
+    pub use crate::room::{Client, Head, Shared};
+    pub use crate::rooms::Common;
+    pub use crate::snapshot::write as write_snapshot;
+}
+
 pub use config::{Config, Options};
 pub use error::StartError;
 pub use server::Server;

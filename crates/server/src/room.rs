@@ -6,7 +6,7 @@ use crate::rooms::Common;
 use crate::snapshot::Snapshots;
 use crate::tail::{Found, Tail};
 use rejoin::VersionVector;
-use rejoin_sync::server::Reply;
+use rejoin_sync::server::{Reader, Reply, Request};
 use rejoin_wire::frame::{Code, Fault, Id};
 use std::collections::HashMap;
 use std::future::Future;
@@ -46,7 +46,7 @@ pub struct Shared {
 }
 
 impl Shared {
-    fn new(tail_bytes: u64) -> Shared {
+    pub fn new(tail_bytes: u64) -> Shared {
         let (schema, horizon) = (Arc::from(""), Arc::default());
         Shared {
             head: watch::Sender::new(Head { version: 0, vector_hash: 0, schema, horizon }),
@@ -62,6 +62,30 @@ impl Shared {
 
     pub fn acknowledged(&self) -> MutexGuard<'_, HashMap<Id, i64>> {
         self.acknowledged.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// What is answered without the room's thread.
+    pub fn answer(&self, request: &Request) -> Option<Reply> {
+        match request {
+            Request::MakeCut { reader: Reader::Since(since), site } => match self.tail().find(*since, site) {
+                Found::Cut(cut) => {
+                    let upto = cut.upto;
+                    Some(Reply::Made { cut: Some(cut), upto })
+                }
+                Found::Nothing(upto) => Some(Reply::Made { cut: None, upto }),
+                Found::Older => None,
+            },
+            Request::Acknowledged { site, upto } => {
+                self.acknowledged().insert(*site, *upto);
+                Some(Reply::Acknowledged)
+            }
+            _ => None,
+        }
+    }
+
+    pub fn enter(self: &Arc<Shared>) -> Client {
+        self.clients.fetch_add(1, Ordering::Relaxed);
+        Client(self.clone())
     }
 
     /// Whether anybody is there to be told.
@@ -115,8 +139,7 @@ impl Room {
     }
 
     pub fn enter(&self) -> Client {
-        self.shared.clients.fetch_add(1, Ordering::Relaxed);
-        Client(self.shared.clone())
+        self.shared.enter()
     }
 
     /// Runs `f` on the room's thread; None: the room has failed.
@@ -142,18 +165,6 @@ impl Room {
     ) -> impl Future<Output = Reply> + Send + 'static {
         let asked = self.run(f);
         async move { asked.await.unwrap_or_else(|| Reply::Failed("the room has failed".into())) }
-    }
-
-    /// What the tail has for a client, without asking the thread.
-    pub fn tail_for(&self, since: i64, site: &Id) -> Option<Reply> {
-        match self.shared.tail().find(since, site) {
-            Found::Cut(cut) => {
-                let upto = cut.upto;
-                Some(Reply::Made { cut: Some(cut), upto })
-            }
-            Found::Nothing(upto) => Some(Reply::Made { cut: None, upto }),
-            Found::Older => None,
-        }
     }
 
     pub fn has_failed(&self) -> bool {

@@ -26,6 +26,24 @@ pub struct Common {
     pub unpacking: Unpacking,
 }
 
+impl Common {
+    pub fn new(config: Arc<Config>, live: Now) -> Common {
+        Common {
+            snapshot_places: Semaphore::new(config.limits.snapshots_at_once as usize),
+            unpacking: Unpacking::new(config.limits.staged_bytes),
+            config,
+            live,
+        }
+    }
+
+    /// For rooms without a server.
+    #[cfg(feature = "simulation")]
+    pub fn alone(config: Config) -> Result<Common, crate::StartError> {
+        let live = std::sync::Arc::new(crate::live::Live::new(config.clone())?);
+        Ok(Common::new(Arc::new(config), tokio::sync::watch::channel(live).1))
+    }
+}
+
 /// The place of one room. Whoever holds its lock opens or closes the file, so no file has two owners.
 struct Slot {
     room: tokio::sync::Mutex<Option<Arc<Room>>>,
@@ -77,13 +95,7 @@ impl Slot {
 
 impl Rooms {
     pub fn new(config: Arc<Config>, live: Now) -> Rooms {
-        let common = Common {
-            snapshot_places: Semaphore::new(config.limits.snapshots_at_once as usize),
-            unpacking: Unpacking::new(config.limits.staged_bytes),
-            config,
-            live,
-        };
-        Rooms { common: Arc::new(common), slots: Mutex::new(HashMap::new()) }
+        Rooms { common: Arc::new(Common::new(config, live)), slots: Mutex::new(HashMap::new()) }
     }
 
     /// The room, opened if need be; `create`: made if there is none and its schema allows it.

@@ -71,15 +71,19 @@ impl Snapshots {
     }
 }
 
+/// Writes a snapshot of a room.
+pub fn write(room: &Path, snapshot: &Path) -> Result<rejoin::Snapshot, rejoin::Error> {
+    let mut options = Options::default();
+    options.create = false;
+    Replica::open_with(room, options)?.snapshot_to(snapshot, &TABLES)
+}
+
 fn make(room: &Path, folder: &Path, version: i64) -> Result<Snapshot, String> {
     static COUNT: AtomicU64 = AtomicU64::new(0);
     std::fs::create_dir_all(folder).map_err(|e| e.to_string())?;
     let path = folder.join(format!("{}.db", COUNT.fetch_add(1, Ordering::Relaxed)));
     let made = (|| {
-        let mut options = Options::default();
-        options.create = false;
-        let replica = Replica::open_with(room, options).map_err(|e| e.to_string())?;
-        let vector = replica.snapshot_to(&path, &TABLES).map_err(|e| e.to_string())?.vector;
+        let vector = write(room, &path).map_err(|e| e.to_string())?.vector;
         let file = File::open(&path).map_err(|e| e.to_string())?;
         let mut hasher = blake3::Hasher::new();
         std::io::copy(&mut &file, &mut hasher).map_err(|e| e.to_string())?;

@@ -19,6 +19,7 @@ pub mod backoff;
 pub mod client;
 pub mod server;
 pub mod state;
+mod steady;
 mod transfer;
 
 pub use rejoin_wire::Relation;

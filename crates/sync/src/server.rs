@@ -4,6 +4,7 @@
 //! so ten thousand of them cost little, and those at the same place are sent the same bytes.
 
 use crate::fault;
+use crate::steady::Steady;
 use crate::transfer::{Arrived, Defaults, Incoming, MadeCut, Outgoing};
 use rejoin_crdt::vector::VersionVector;
 use rejoin_wire::frame::{
@@ -124,6 +125,8 @@ enum Phase {
 
 pub struct Session {
     config: Config,
+    /// All times of the session are in it, but for when a token ends.
+    time: Steady,
     phase: Phase,
     site: Id,
     asked: bool,
@@ -163,6 +166,7 @@ impl Session {
         Session {
             incoming: Incoming::new(config.cut_bytes_max, None),
             config,
+            time: Steady::new(now_ms),
             phase: Phase::Waiting,
             site: Id::default(),
             asked: false,
@@ -227,11 +231,13 @@ impl Session {
     }
 
     pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
+        let clock_ms = now_ms;
+        let now_ms = self.time.at(clock_ms);
         if let Event::Reply(_) = event {
             (self.asked, self.moved_ms) = (false, now_ms);
         }
         if !matches!(self.phase, Phase::Closed) {
-            let done = self.take(event, now_ms).and_then(|()| self.tick(now_ms));
+            let done = self.take(event, now_ms).and_then(|()| self.tick(now_ms, clock_ms));
             if let Err(fault) = done {
                 self.close(fault);
             }
@@ -244,7 +250,7 @@ impl Session {
     }
 
     pub fn wake_at(&self) -> Option<u64> {
-        match self.phase {
+        let at = match self.phase {
             // The room may take its time.
             Phase::Admitting(_) if self.asked => None,
             Phase::Waiting | Phase::Admitting(_) => Some(self.heard_ms + self.config.greeting_ms),
@@ -252,10 +258,12 @@ impl Session {
                 let beat = self.sent_ms + self.heartbeat_ms;
                 let silence = self.heard_ms + self.heartbeat_ms * Defaults::SILENCE;
                 let stall = if self.awaits_client() { self.stalls_at() } else { u64::MAX };
-                Some(beat.min(silence).min(stall).min(self.expires_ms.unwrap_or(u64::MAX)))
+                Some(beat.min(silence).min(stall))
             }
             Phase::Closed => None,
-        }
+        };
+        let at = at.map(|at| self.time.clock(at))?;
+        Some(if self.is_open() { at.min(self.expires_ms.unwrap_or(u64::MAX)) } else { at })
     }
 
     fn take(&mut self, event: Event, now_ms: u64) -> Result<(), Fault> {
@@ -303,14 +311,14 @@ impl Session {
         }
     }
 
-    fn tick(&mut self, now_ms: u64) -> Result<(), Fault> {
+    fn tick(&mut self, now_ms: u64, clock_ms: u64) -> Result<(), Fault> {
         match self.phase {
             Phase::Waiting | Phase::Admitting(_)
                 if self.heard_ms + self.config.greeting_ms <= now_ms && !self.asked =>
             {
                 Err(fault(Code::Silent, "no greeting in time"))
             }
-            Phase::Open if self.expires_ms.is_some_and(|at| at <= now_ms) => {
+            Phase::Open if self.expires_ms.is_some_and(|at| at <= clock_ms) => {
                 Err(fault(Code::Unauthenticated, "the token has expired"))
             }
             Phase::Open if self.heard_ms + self.heartbeat_ms * Defaults::SILENCE <= now_ms => {

@@ -36,6 +36,13 @@ const MAP: &[Room] = &[
     room("rejoin-client", &["rejoin-sync", "rejoin-wire", "rejoin"], &["rejoin-server"], true),
     room("rejoin-cli", &["rejoin", "rejoin-client", "rejoin-server"], &["rejoin-wire"], true),
     room("rejoin-sim", &["rejoin-crdt"], &[], false),
+    // Nothing may depend on it: its features put simulated time and chance into the others.
+    room(
+        "rejoin-world",
+        &["rejoin", "rejoin-client", "rejoin-server", "rejoin-sync", "rejoin-wire", "rejoin-crdt"],
+        &[],
+        true,
+    ),
     room("rejoin-bench", &["rejoin"], &[], true),
     room("rejoin-bench-sync", &["rejoin", "rejoin-client", "rejoin-sync", "rejoin-wire"], &[], true),
     room("rejoin-demo", &["rejoin", "rejoin-client", "rejoin-server", "rejoin-wire"], &[], true),

@@ -495,6 +495,29 @@ fn a_fork_is_refused_and_then_healed() {
 }
 
 #[test]
+fn a_backup_that_was_written_to_before_it_met_anybody_is_healed() {
+    let files = Files::new();
+    let (a, b) = (files.open("a.db", ITEMS), files.open("b.db", ITEMS));
+    run(&a, "INSERT INTO items(id) VALUES (1); PRAGMA wal_checkpoint(TRUNCATE)");
+    files.copy("a.db", "old.db");
+    for n in 2..5 {
+        run(&a, &format!("INSERT INTO items(id) VALUES ({n})"));
+    }
+    pull(&a, &b).unwrap();
+    let old = files.open("old.db", "");
+    run(&old, "INSERT INTO items(id) VALUES (9)");
+    // A client does that when its room knows more of its site than it does.
+    old.renew_site_id().unwrap();
+    let lacks = b.changeset_for(&old.vector().unwrap()).unwrap().unwrap();
+    assert!(matches!(old.apply_changeset(&lacks), Err(Error::Fork { .. })));
+    pull(&b, &old).unwrap();
+    pull(&old, &b).unwrap();
+    assert_equal(&old, &b, "items");
+    assert_eq!(int(&b, "SELECT count(*) FROM items"), 5);
+    assert!(old.verify().unwrap().is_clean(), "{:?}", old.verify().unwrap());
+}
+
+#[test]
 fn copies_merge_by_one_call() {
     let files = Files::new();
     let a = files.open("a.db", ITEMS);

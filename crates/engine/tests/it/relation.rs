@@ -181,6 +181,24 @@ fn names_that_were_given_again_tell_schemas_apart() {
 }
 
 #[test]
+fn a_column_that_nothing_was_written_to_yet_has_its_name() {
+    let (ours, theirs) = (replica(&[SHOP]), replica(&[SHOP]));
+    for r in [&ours, &theirs] {
+        r.connection().execute_batch("ALTER TABLE shop ADD c DEFAULT 5").unwrap();
+    }
+    stands(&ours, &theirs, Relation::Same);
+    // Two steps, of which nobody was told.
+    for r in [&ours, &theirs] {
+        r.connection().execute_batch("ALTER TABLE shop ADD d; ALTER TABLE shop ADD e").unwrap();
+    }
+    stands(&ours, &theirs, Relation::Same);
+    let behind = replica(&[SHOP]);
+    let lacks =
+        "this side lacks column \"c\" of \"shop\", column \"d\" of \"shop\", column \"e\" of \"shop\"";
+    stands(&behind, &theirs, Relation::Behind(lacks.into()));
+}
+
+#[test]
 fn what_is_adopted_has_the_names_that_it_has_there() {
     let theirs = migrated(&[
         "ALTER TABLE shop RENAME b TO old_b",

@@ -205,3 +205,25 @@ fn an_offset_without_unsent_work_is_only_kept() {
     clean(&lamport);
     assert_eq!(rows(&lamport, "SELECT cid, col_version FROM crsql_changes"), before);
 }
+
+#[test]
+fn what_stands_around_a_void_transaction_keeps_its_place() {
+    let files = Files::new();
+    let (client, server) = (open(&files, "client.db", ahead), open(&files, "server.db", now));
+    for n in 1..=5 {
+        run(&client, &format!("INSERT INTO items(id, name) VALUES ({n}, 'row')"));
+    }
+    let row = rejoin::RowKey { table: "items".into(), pk: vec![1, 9, 3] };
+    let (site, states) = (client.site_id().unwrap(), server.row_states(std::slice::from_ref(&row)).unwrap());
+    let (code, reason) = ("policy".into(), "no".into());
+    let rejection = rejoin::Rejection { site, version: 3, code, reason, row: Some(row) };
+    let adopted = client.adopt(&[rejection], &[&states]).unwrap();
+    // The server hears of the void one, and of nothing else before the clock is set right.
+    server.void(&adopted.voids).unwrap();
+    correct(&client, &server);
+    sync(&client, &server, &mut allow());
+    assert_equal(&client, &server, "items");
+    assert_eq!(int(&server, "SELECT count(*) FROM items"), 4);
+    clean(&client);
+    clean(&server);
+}

@@ -4,6 +4,7 @@ use super::{Owner, fault, malformed};
 use crate::auth::Grant;
 use crate::check::Check;
 use crate::metrics::APPLY_SECONDS;
+use rejoin::ambient::{Mistake, makes};
 use rejoin::{Checked, Checker as _, Error};
 use rejoin_sync::server::Reply;
 use rejoin_wire::frame::{Bytes, Code, Rejection};
@@ -11,7 +12,7 @@ use std::time::Instant;
 
 impl Owner {
     /// Checks and applies a changeset.
-    pub fn apply(&mut self, bytes: &[u8], grant: &Grant) -> Reply {
+    pub(super) fn apply(&mut self, bytes: &[u8], grant: &Grant) -> Reply {
         if let Err(message) = self.has_bytes(grant, bytes.len() as u64) {
             return self.not_applied(Code::Limited, message);
         }
@@ -113,6 +114,9 @@ impl Owner {
     }
 
     fn not_applied(&self, code: Code, message: String) -> Reply {
+        if makes(Mistake::AcknowledgeRefused) {
+            return Reply::Applied;
+        }
         match self.replica.vector() {
             Ok(vector) => {
                 if code != Code::Gap {

@@ -14,7 +14,7 @@ use crate::rooms::{Common, failed};
 use crate::schema::{self, SchemaFile};
 use rejoin::{CutRequest, Error, Position, Relation, Replica, RowKey, SiteId, VersionVector};
 use rejoin_sync::MadeCut;
-use rejoin_sync::server::{Reader, Reply};
+use rejoin_sync::server::{Reader, Reply, Request};
 use rejoin_wire::frame::{
     Bytes, Code, Fault, Grants, Hello, Id, Limits, RowName, Void, Welcome, WireVector, vector_hash,
 };
@@ -124,6 +124,24 @@ impl Owner {
         place().map_err(|e: Error| failed(&e))
     }
 
+    /// What a session asks for after admission.
+    pub fn answer(&mut self, request: Request, grant: &Grant) -> Reply {
+        // Another client may have asked for the same in the meantime.
+        if let Some(reply) = self.shared.answer(&request) {
+            return reply;
+        }
+        match request {
+            Request::MakeCut { reader, site } => self.make_cut(&reader, site),
+            Request::Apply(bytes) => self.apply(&bytes, grant),
+            Request::Compare(schema) => self.compare(&schema, grant),
+            Request::Void(voids) => self.void(&voids, grant),
+            Request::RowStates(rows) => self.row_states(rows),
+            Request::Admit(_) | Request::Authenticate(_) | Request::Acknowledged { .. } => {
+                Reply::Failed("out of turn".into())
+            }
+        }
+    }
+
     /// Who is there, what the room holds, and whether the two fit together; nothing is merged yet.
     pub fn admit(&mut self, hello: &Hello, grant: &Grant) -> Reply {
         match self.welcome(hello, grant) {
@@ -192,7 +210,7 @@ impl Owner {
     }
 
     /// The client's schema has changed.
-    pub fn compare(&mut self, schema: &[u8], grant: &Grant) -> Reply {
+    fn compare(&mut self, schema: &[u8], grant: &Grant) -> Reply {
         match self.relate(schema, grant) {
             Ok(()) => Reply::Compared,
             Err(fault) => Reply::Denied(fault),
@@ -227,19 +245,7 @@ impl Owner {
         }
     }
 
-    pub fn make_cut(&mut self, reader: &Reader, site: Id) -> Reply {
-        // Another client may have asked for the same in the meantime.
-        if let Reader::Since(since) = reader {
-            use crate::tail::Found;
-            match self.shared.tail().find(*since, &site) {
-                Found::Cut(cut) => {
-                    let upto = cut.upto;
-                    return Reply::Made { cut: Some(cut), upto };
-                }
-                Found::Nothing(upto) => return Reply::Made { cut: None, upto },
-                Found::Older => {}
-            }
-        }
+    fn make_cut(&mut self, reader: &Reader, site: Id) -> Reply {
         let made = (|| {
             let upto = self.replica.position()?.0;
             let cut = match reader {
@@ -247,8 +253,7 @@ impl Owner {
                 Reader::Since(since) => self.replica.tail_cut(Position(*since), u64::MAX)?,
             };
             // Whoever names a vector lacks what it lacks: its own file may have been rolled back.
-            let has_it =
-                |c: &rejoin::Cut| matches!(reader, Reader::Since(_)) && only_site(&c.brings) == Some(site);
+            let has_it = |c: &rejoin::Cut| matches!(reader, Reader::Since(_)) && only_site(c) == Some(site);
             Ok::<_, Error>((cut.filter(|c| !has_it(c)).map(made_cut), upto))
         })();
         match made {
@@ -270,7 +275,7 @@ impl Owner {
     }
 
     /// Versions of the client's sites that are held and empty.
-    pub fn void(&mut self, voids: &[Void], grant: &Grant) -> Reply {
+    fn void(&mut self, voids: &[Void], grant: &Grant) -> Reply {
         let owned = |v: &&Void| self.members.subject_of(&v.site) == Some(&grant.subject);
         if let Some(other) = voids.iter().find(|v| !owned(v)) {
             let message =
@@ -302,7 +307,7 @@ impl Owner {
         }
     }
 
-    pub fn row_states(&mut self, rows: Vec<RowName>) -> Reply {
+    fn row_states(&mut self, rows: Vec<RowName>) -> Reply {
         let key = |r: RowName| RowKey { table: r.table, pk: r.pk.0 };
         let keys: Vec<_> = rows.into_iter().map(key).collect();
         match self.replica.row_states(&keys) {
@@ -310,6 +315,11 @@ impl Owner {
             Err(e) if malformed(&e) => Reply::Denied(fault(Code::Malformed, e.to_string())),
             Err(e) => self.broken(&e),
         }
+    }
+
+    #[cfg(feature = "simulation")]
+    pub fn replica(&self) -> &Replica {
+        &self.replica
     }
 
     /// Does what is due; whether there may be something to tell.
@@ -386,7 +396,7 @@ impl Owner {
         if self.shared.has_clients() && version > told.version {
             let made = self.replica.tail_cut(Position(told.version), u64::MAX)?;
             if let Some(cut) = made {
-                let only = only_site(&cut.brings);
+                let only = only_site(&cut);
                 self.shared.tail().push(told.version, made_cut(cut), only);
             }
         }
@@ -412,14 +422,15 @@ impl Owner {
         Ok(())
     }
 
-    fn flush(&mut self) {
+    /// Writes what is only in memory.
+    pub fn flush(&mut self) {
         let acknowledged = self.shared.acknowledged().drain().collect();
         if let Err(e) = self.members.flush(&self.replica, acknowledged) {
             tracing::error!(room = %self.name, "what is known of the replicas could not be written: {e}");
         }
     }
 
-    /// Forgets what all replicas have acknowledged that were there in the last time, once in a while.
+    /// Collects once in a while.
     fn collect_if_due(&mut self) {
         let limits = &self.common.config.limits;
         let every_ms = u64::from(limits.collect_h) * 3_600_000;
@@ -432,17 +443,18 @@ impl Owner {
         }
         // What was acknowledged and is only in memory counts, too.
         self.flush();
-        if let Err(e) = self.collect(days) {
+        if let Err(e) = self.collect(days * 86_400_000) {
             tracing::error!(room = %self.name, "nothing was collected: {e}");
         }
     }
 
-    fn collect(&mut self, days: u64) -> Result<(), Error> {
+    /// Forgets what all replicas have acknowledged that were there in the last time.
+    pub fn collect(&mut self, last_ms: u64) -> Result<(), Error> {
         // Somebody pulls changes by a cursor of its own, of which no vector tells.
         if self.replica.exchanged_row_wise()? {
             return Ok(());
         }
-        let since = i64::try_from(crate::app::now_ms().saturating_sub(days * 86_400_000)).unwrap_or(i64::MAX);
+        let since = i64::try_from(crate::app::now_ms().saturating_sub(last_ms)).unwrap_or(i64::MAX);
         let Some(horizon) = self.replica.acknowledged(since)? else { return Ok(()) };
         let collected = self.replica.collect(&horizon)?;
         tracing::info!(room = %self.name, tombstones = collected.tombstones, log_rows = collected.log_rows, "collected");
@@ -471,8 +483,8 @@ fn made_cut(cut: rejoin::Cut) -> MadeCut {
     }
 }
 
-/// The site of everything, if it is one.
-fn only_site(brings: &VersionVector) -> Option<Id> {
-    let mut sites = brings.iter().map(|(site, _)| site.0);
-    sites.next().filter(|_| sites.next().is_none())
+/// The site that needs nothing of it: that of everything, if it is one.
+fn only_site(cut: &rejoin::Cut) -> Option<Id> {
+    let mut sites = cut.brings.iter().map(|(site, _)| site.0);
+    sites.next().filter(|_| sites.next().is_none() && !cut.horizon)
 }

@@ -110,7 +110,7 @@ impl Settling {
         if let Some(common) = self.common {
             steps.push(Step::GiveWay(common));
         } else if w.yours.is_some_and(|(version, _)| version > head) {
-            steps.push(Step::NewSite);
+            steps.push(Step::NewSite(facts.acknowledged.max(&SiteId(facts.site)).min(head)));
         }
         // The offset that is in the file already counts as this clock's.
         let off = self.offset_ms.saturating_sub(facts.clock_offset_ms);
@@ -118,7 +118,9 @@ impl Settling {
         let unsent = head > w.yours.map_or(0, |y| y.0);
         let ahead = facts.clock_ms.saturating_sub_unsigned(w.time_ms) > config.clock_tolerance_ms;
         if off.saturating_abs() > config.clock_tolerance_ms || (unsent && ahead) {
-            let acknowledged = self.open.theirs.clone();
+            // What a restored server has lost others may have, as it is.
+            let mut acknowledged = self.open.theirs.clone();
+            acknowledged.merge(&facts.acknowledged);
             steps.push(Step::Restamp { acknowledged, offset_ms: self.offset_ms });
         }
         steps.push(Step::Remember {

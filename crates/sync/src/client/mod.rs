@@ -128,7 +128,9 @@ impl Client {
 
     /// What came of an event. `now_ms`: Unix milliseconds by this machine's clock.
     pub fn handle(&mut self, event: Event, now_ms: u64) -> Vec<Effect> {
-        if now_ms.saturating_add(SET_BACK_MS) < std::mem::replace(&mut self.at_ms, now_ms) {
+        let before_ms = std::mem::replace(&mut self.at_ms, now_ms);
+        // A connection that is gone need not be ended.
+        if now_ms.saturating_add(SET_BACK_MS) < before_ms && !matches!(event, Event::Closed { .. }) {
             self.set_back(now_ms);
         }
         match event {

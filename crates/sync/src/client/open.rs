@@ -432,6 +432,8 @@ impl Open {
             NotApplied::Gap(message) if self.gaps >= GAPS_MAX => Err(fault(Code::Gap, message)),
             NotApplied::Gap(message) => {
                 self.gaps += 1;
+                // The server has what is not here.
+                self.caught_up = false;
                 self.incoming.refuse(cut);
                 let vector = WireVector(facts.vector.clone());
                 out.push(Frame::Refused(Refused { cut, code: Code::Gap, message, vector }));

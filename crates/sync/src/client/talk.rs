@@ -35,8 +35,9 @@ pub struct Facts {
 #[derive(Clone, Debug, PartialEq)]
 pub enum Step {
     TakeLineage(Id),
-    /// The server knows more of this site than the database does, which was rolled back: go on under a new id.
-    NewSite,
+    /// The server knows more of this site than the database does, which was rolled back: go on under a new id, also with
+    /// what came after this version, which may be something else there.
+    NewSite(u64),
     /// Two histories of this site: what came after this version goes on under a new id.
     GiveWay(u64),
     /// This clock is wrong: stamp the transactions that the server lacks anew.

@@ -108,7 +108,7 @@ impl Node {
     fn step(&mut self, step: Step, now_ms: u64, dice: &mut Dice) {
         match step {
             Step::TakeLineage(lineage) => self.store.lineage = Some(lineage),
-            Step::NewSite => self.store.take_site(dice.id()),
+            Step::NewSite(common) => self.store.give_way(common, dice.id()),
             Step::GiveWay(common) => self.store.give_way(common, dice.id()),
             Step::Restamp { acknowledged, offset_ms } => {
                 self.store.restamp(&acknowledged, offset_ms, now_ms);
