@@ -90,7 +90,7 @@ fn refusal(response: &Response<Option<Vec<u8>>>) -> NoConnection {
     let body = response.body().as_deref().map(String::from_utf8_lossy).unwrap_or_default();
     let status = response.status();
     let message = match body.trim() {
-        "" => format!("the server answers with HTTP status {status}"),
+        "" => "nothing more is said".to_owned(),
         text => text.chars().take(500).collect(),
     };
     let seconds = header("retry-after").and_then(|s| s.parse::<u32>().ok());
@@ -100,7 +100,9 @@ fn refusal(response: &Response<Option<Vec<u8>>>) -> NoConnection {
             NoConnection::Refused(Fault { code, message, retry_after_ms })
         }
         // A proxy, or something else altogether.
-        None => NoConnection::Unreachable(message),
+        None => {
+            NoConnection::Unreachable(format!("no Rejoin server answers there, but HTTP {status}: {message}"))
+        }
     }
 }
 

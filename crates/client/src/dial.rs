@@ -45,8 +45,10 @@ impl Dialer {
             let Some(tls) = &self.tls else { return Ok(Box::new(tcp) as Box<dyn Stream>) };
             let name = ServerName::try_from(self.url.bare_host().to_owned())
                 .map_err(|_| format!("{} cannot be in a certificate", self.url.host))?;
-            let stream =
-                tls.connect(name, tcp).await.map_err(|e| format!("no secure connection to {place}: {e}"))?;
+            let stream = tls
+                .connect(name, tcp)
+                .await
+                .map_err(|e| format!("no secure connection to {place}: {}", hint(&e)))?;
             Ok(Box::new(stream) as Box<dyn Stream>)
         };
         match tokio::time::timeout(DIAL, dialing).await {
@@ -56,15 +58,35 @@ impl Dialer {
     }
 }
 
+/// What TLS says of the mistakes that are made when a server is set up, and what to do about it.
+fn hint(e: &std::io::Error) -> String {
+    use tokio_rustls::rustls::{CertificateError, Error};
+    let more = match e.get_ref().and_then(|e| e.downcast_ref::<Error>()) {
+        Some(Error::InvalidMessage(_)) => "; a server without TLS is ws://",
+        Some(Error::InvalidCertificate(CertificateError::UnknownIssuer)) => {
+            "; the certificate of an authority that the system does not know is given with --ca-file"
+        }
+        Some(Error::InvalidCertificate(CertificateError::Other(_))) => {
+            "; a certificate that was made to sign others cannot be a server's, self-made ones need basicConstraints CA:FALSE"
+        }
+        _ => "",
+    };
+    format!("{e}{more}")
+}
+
 fn connector(ca_file: Option<&Path>) -> Result<TlsConnector, Error> {
     let mut roots = RootCertStore::empty();
     roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     if let Some(path) = ca_file {
         let wrong = |error| Error::File { path: path.to_owned(), error };
         let bytes = std::fs::read(path).map_err(wrong)?;
+        let known = roots.len();
         for certificate in CertificateDer::pem_slice_iter(&bytes) {
             let certificate = certificate.map_err(|e| wrong(std::io::Error::other(e.to_string())))?;
             roots.add(certificate).map_err(|e| wrong(std::io::Error::other(e)))?;
+        }
+        if roots.len() == known {
+            return Err(wrong(std::io::Error::other("no certificate in PEM form")));
         }
     }
     let provider = Arc::new(crypto::ring::default_provider());

@@ -61,7 +61,13 @@ pub fn clone_room(
     let part = beside(path, ".part");
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(Error::System)?;
-    let transfer = runtime.block_on(fetch(&dialer, token.as_deref(), &part, &mut progress))?;
+    let fetched = runtime.block_on(fetch(&dialer, token.as_deref(), &part, &mut progress));
+    if fetched.is_err() && part.metadata().is_ok_and(|m| m.len() == 0) {
+        // Nothing came that the next call could go on from.
+        let _ = std::fs::remove_file(&part);
+        forget(&part);
+    }
+    let transfer = fetched?;
     // From here on it is a replica of its own, whatever it is called.
     let replica = Replica::from_snapshot(&part)?;
     drop(replica);

@@ -263,7 +263,8 @@ impl Storage {
         if cut.oversized {
             let (bytes, most) = (cut.bytes.len(), request.bytes_max);
             let message = format!(
-                "what is to be sent takes {bytes} bytes, and the server takes {most} at once (its setting cut_bytes)"
+                "what is to be sent takes {bytes} bytes, and the server takes {most} at once; its operator can raise cut_bytes, or put a \
+                copy of this database into the server's folder"
             );
             return Ok(Reply::Impossible(message));
         }

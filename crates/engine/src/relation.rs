@@ -17,7 +17,6 @@ use crate::format::quote;
 use crate::functions::bad;
 use crate::names::{Called, Given, Lives, TABLES};
 use crate::replica::{Replica, writing};
-use crate::session::settled;
 use crate::tokens;
 use rejoin_sqlite::{Db, TxnState};
 use rejoin_wire::{Naming, Relation, SchemaNames, TableNames};
@@ -50,13 +49,7 @@ impl Replica {
 
     /// Reads the schema. What DDL has done is written down first: who only sees a column knows no life of its name.
     fn named<R>(&self, f: impl FnOnce(&Engine) -> Result<R>) -> Result<R> {
-        let noted = |e: &Engine| {
-            let core = e.core()?;
-            Ok(!core.ready || core.cfg.schema == core.catalog.cookie || e.db.is_readonly())
-        };
-        if !self.reading(noted)? {
-            settled(&self.engine, |_| Ok(()))?;
-        }
+        self.watch_again()?;
         self.reading(f)
     }
 

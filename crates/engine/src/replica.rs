@@ -110,12 +110,18 @@ impl Replica {
         writing(&self.engine, || crate::alter::as_crr(&self.engine, table))
     }
 
-    /// Puts back the triggers of tables that were rebuilt without `crsql_as_crr`, whose writes nobody sees meanwhile, and takes over
-    /// the rows that came and went. Whatever writes here does that, too: this is for who only reads, and writes only if there
-    /// is something to put back.
+    /// Takes notice of what DDL of other programs did to replicated tables: names and columns are followed, and the
+    /// triggers of tables that were rebuilt without `crsql_as_crr`, whose writes nobody sees meanwhile, are put back, with
+    /// the rows that came and went. Whatever writes here does that, too: this is for who only reads, and writes only if
+    /// there is something to follow.
     pub fn watch_again(&self) -> Result<()> {
-        let unwatched = self.reading(|e| Ok(e.core()?.catalog.sorted().iter().any(|t| t.unwatched)))?;
-        if unwatched { crate::session::settled(&self.engine, |_| Ok(())) } else { Ok(()) }
+        let behind = self.reading(|e| {
+            let core = e.core()?;
+            let unwatched = core.catalog.sorted().iter().any(|t| t.unwatched);
+            let followed = core.cfg.schema == core.catalog.cookie || e.db.is_readonly();
+            Ok(core.ready && (unwatched || !followed))
+        })?;
+        if behind { crate::session::settled(&self.engine, |_| Ok(())) } else { Ok(()) }
     }
 
     /// The id under which this replica writes.

@@ -115,9 +115,13 @@ pub fn follow(db: &Path, url: &str, options: Options, watch: bool, json: bool) -
     let mut changes = client.watch();
     let mut ending = Ending::default();
     let mut teller = Teller::new(json);
+    let mut looked = false;
     loop {
         let report = client.report();
         teller.tell(&report)?;
+        if report.state == State::Synced && !std::mem::replace(&mut looked, true) {
+            say_if_empty(&client, db)?;
+        }
         if !watch && ending.is_end(&report) {
             teller.bar.finish_and_clear();
             client.stop();
@@ -131,6 +135,18 @@ pub fn follow(db: &Path, url: &str, options: Options, watch: bool, json: bool) -
             return Err(Failure::new(Kind::System, "the sync client ended unexpectedly"));
         }
     }
+}
+
+/// Both sides are equal if neither has anything; but that is hardly what was wanted.
+fn say_if_empty(client: &SyncClient, db: &Path) -> Result<()> {
+    let schema = client.with(|replica| replica.schema()).map_err(|e| failure(e, db))?;
+    if schema.map_err(|e| Failure::from(e).at(db.display()))?.is_empty() {
+        let db = db.display();
+        eprintln!(
+            "rejoin: neither {db} nor the room has a replicated table, so nothing is synced; `rejoin replicate {db} TABLE` makes one"
+        );
+    }
+    Ok(())
 }
 
 fn end(db: &Path, report: &Report) -> Result<()> {

@@ -153,3 +153,26 @@ fn what_was_rejected_is_shown_and_decided_on() {
     f.run(&format!("rejected a.db --drop {again}")).ok();
     f.run(&sync).ok();
 }
+
+#[test]
+fn what_a_user_is_told_who_begins() {
+    let f = two();
+    f.write("server.toml", "[limits]\ncut_bytes = 65536\n");
+    let server = Serving::start(&f, &["--config", "server.toml"]);
+    let url = &server.url.clone();
+    // Nothing is replicated on either side: the two are equal, and that is not what was wanted.
+    f.plain("plain.db").execute_batch("CREATE TABLE t (a INTEGER PRIMARY KEY)").expect("a table");
+    let ran = f.run(&format!("sync plain.db {url}-plain")).ok();
+    assert!(ran.err.contains("`rejoin replicate plain.db TABLE`"), "{}", ran.err);
+    // A mistyped name leaves nothing behind.
+    f.run(&format!("clone {url}-none d.db")).fails(9, &["shop-none"]);
+    assert!(!f.path("d.db.part").exists());
+    // More than the server takes at once: the ways out, and that each is one.
+    let fill = "WITH RECURSIVE n(i) AS (SELECT 1000 UNION ALL SELECT i + 1 FROM n WHERE i < 1100) \
+        INSERT INTO books (id, title) SELECT i, hex(randomblob(1000)) FROM n";
+    f.sql("a.db", fill);
+    f.run(&format!("sync a.db {url}")).fails(9, &["cut_bytes", "copy of this database"]);
+    let copy = format!("VACUUM INTO '{}'", f.path("rooms/shop-copied.db").display());
+    f.plain("a.db").execute_batch(&copy).expect("a copy");
+    f.run(&format!("sync a.db {url}-copied")).ok();
+}

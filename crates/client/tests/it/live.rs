@@ -244,3 +244,33 @@ fn a_room_made_anew_is_joined_by_starting_over() {
     assert_eq!(titles(&a).len(), 3);
     assert_equal(&a, &b);
 }
+
+/// The way to begin with a database that is too large for a cut: the room is a copy of it, under the same site id at first.
+#[test]
+fn a_room_may_be_a_copy_of_a_clients_file() {
+    let mut place = Place::new();
+    let a = place.replica("a.db");
+    insert(&a, 1, "first");
+    let copy = format!("VACUUM INTO '{}'", place.room_file("shop").display());
+    a.connection().execute_batch(&copy).expect("a copy");
+    insert(&a, 2, "since then");
+    let mut at_a = place.client("a.db", "shop");
+    at_a.until_synced();
+    let room = Replica::open(place.room_file("shop")).expect("opens");
+    assert_ne!(room.site_id().expect("an id"), a.site_id().expect("an id"));
+    insert(&room, 3, "in the room's file, by another program");
+    eventually("there", || titles(&a).len() == 3);
+    at_a.until_synced();
+    assert_equal(&a, &room);
+    // The other way round, the file is a copy of the room's.
+    place.stop();
+    std::fs::copy(place.room_file("shop"), place.path("b.db")).expect("a copy");
+    place.start();
+    let b = Replica::open(place.path("b.db")).expect("opens");
+    insert(&b, 4, "in the copy");
+    let mut at_b = place.client("b.db", "shop");
+    at_b.until_synced();
+    eventually("there", || titles(&a).len() == 4);
+    assert!(room.verify().expect("verifies").is_clean());
+    assert_equal(&a, &b);
+}

@@ -30,6 +30,10 @@ fn a_host_that_is_none_and_a_server_that_speaks_something_else() {
         }
     });
     assert!(end(&format!("ws://127.0.0.1:{port}/shop")).expect("it ends").starts_with("offline"));
+    let state = end(&place.url("healthz")).expect("it ends");
+    assert!(state.contains("no Rejoin server") && state.contains("HTTP 200"), "{state}");
+    let state = end(&place.url("shop").replace("ws://", "wss://")).expect("it ends");
+    assert!(state.contains("a server without TLS is ws://"), "{state}");
     assert!(matches!(end("shop"), Err(Error::Url { .. })));
     // A name that no room can have.
     let state = end(&place.url("..")).expect("it ends");
@@ -49,11 +53,18 @@ fn databases_of_another_room_and_another_schema() {
     assert_eq!(sync("b.db", "other").state, State::Synced);
     let State::Incompatible { reason } = sync("a.db", "other").state else { panic!("it must not sync") };
     assert!(reason.contains("lineage"), "{reason}");
-    let c = Replica::open(place.path("c.db")).expect("a database");
-    let other = "CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT, stock TEXT DEFAULT 0)";
-    c.connection().execute_batch(other).expect("a table");
-    c.replicate("books").expect("replicated");
-    let State::Incompatible { reason } = sync("c.db", "shop").state else { panic!("it must not sync") };
+    let c = place.replica("c.db");
+    c.connection()
+        .execute_batch("ALTER TABLE books DROP COLUMN stock; ALTER TABLE books ADD COLUMN stock TEXT")
+        .expect("alter");
+    // What is called stock there is another column than the room's.
+    let State::Behind { reason, .. } = sync("c.db", "shop").state else { panic!("it must not be green") };
+    assert!(reason.contains("the drop of column \"stock\""), "{reason}");
+    let d = Replica::open(place.path("d.db")).expect("a database");
+    let sql = "CREATE TABLE books (id INTEGER PRIMARY KEY, title TEXT, stock TEXT DEFAULT 0)";
+    d.connection().execute_batch(sql).expect("a table");
+    d.replicate("books").expect("replicated");
+    let State::Incompatible { reason } = sync("d.db", "shop").state else { panic!("it must not sync") };
     assert!(reason.contains("stock"), "{reason}");
 }
 

@@ -3,7 +3,7 @@
 use crate::util::*;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
-use rejoin_client::{Options, State, Token, clone_room, sync_once};
+use rejoin_client::{Error, Options, State, Token, clone_room, sync_once};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 pub const SECRET: &str = "a secret for tests alone, longer than thirty-two bytes";
@@ -89,6 +89,11 @@ fn certificates_are_checked() {
         let State::Offline { why, .. } = sync(host, ca_file) else { panic!("it must not connect") };
         assert!(why.contains("certificate"), "{why}");
     }
+    let options = Options { ca_file: Some(place.path("server.toml")), ..Options::default() };
+    assert!(matches!(
+        sync_once(place.path("a.db"), "wss://localhost/shop", options),
+        Err(Error::File { .. })
+    ));
     let options = Options { ca_file: trusted(), ..Options::default() };
     clone_room(&format!("wss://127.0.0.1:{port}/shop"), place.path("b.db"), &options, |_| ())
         .expect("it clones");

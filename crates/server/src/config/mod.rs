@@ -111,7 +111,7 @@ struct RawPolicy {
 }
 
 #[derive(Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "`on` is \"insert\", \"update\", \"delete\", \"any\", or a list of these")]
 enum OneOrMany {
     One(Operation),
     Many(Vec<Operation>),

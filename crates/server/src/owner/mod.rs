@@ -156,12 +156,17 @@ impl Owner {
             let message = format!("the database has lineage {theirs}, room \"{}\" has {ours}", self.name);
             return Err(fault(Code::OtherLineage, message));
         }
-        let own = self.replica.site_id().map_err(|e| failed(&e))?;
+        let mut own = self.replica.site_id().map_err(|e| failed(&e))?;
         if hello.site == own.0 {
-            return Err(fault(
-                Code::Fork,
-                "the client's file is a copy of the room's, under the same site id",
-            ));
+            // The room was made by copying the client's file, whose id it is. Nobody gets it from a room for the asking.
+            if !grant.relay || std::mem::replace(&mut self.renewed, true) {
+                let message = "the room's file and the client's are copies of each other, under one site id; a client \
+                    with the claim `relay` ends that, or `rejoin clone` makes another replica";
+                return Err(fault(Code::Fork, message));
+            }
+            let new = self.replica.new_site_id().map_err(|e| failed(&e))?;
+            tracing::warn!(room = %self.name, "the file is a copy of a client's ({own}): the room goes on as site {new}");
+            own = new;
         }
         self.relate(&hello.schema.0, grant)?;
         let limit = self.common.config.limits.sites_per_subject;

@@ -36,7 +36,10 @@ fn lines_of_the_file_are_named() {
         ("[limits]\nheaders = -1", "DIR/server.toml:2: invalid value: integer `-1`"),
         ("[limits]\nheaders = 0", "[limits] headers = 0 is too little; at least 1"),
         ("[limits]\nframe_bytes = 100000000", "[limits] frame_bytes = 100000000 is too much"),
-        ("[[policy]]\ntable = 'x'\non = 'sometimes'\nrequire = '1'", "DIR/server.toml:3: "),
+        (
+            "[[policy]]\ntable = 'x'\non = 'sometimes'\nrequire = '1'",
+            "DIR/server.toml:3: `on` is \"insert\", ",
+        ),
         ("[[policy]]\ntable = 'x'\nrequire = '1'", "DIR/server.toml:1: missing field `on`"),
         ("[auth", "DIR/server.toml:1: "),
         ("\n[room.\"../x\"]\nschema = 'adopt'", "DIR/server.toml:2: \"../x\" cannot be the name of a room"),

@@ -3,6 +3,7 @@
 
 use crate::util::*;
 use rejoin::Replica;
+use rejoin_client::{Options, State, sync_once};
 
 const OLD: &str =
     "CREATE TABLE IF NOT EXISTS books (id INTEGER PRIMARY KEY, title TEXT, stock INTEGER DEFAULT 0);\n";
@@ -107,6 +108,37 @@ fn a_rebuild_by_a_stranger_is_noticed() {
         assert!(replica.verify().expect("verifies").is_clean());
         assert_eq!(titles(replica), titles(&a));
     }
+}
+
+/// Plain ALTER TABLE by a program without Rejoin, and nobody has written since: the schema that is told is whole.
+#[test]
+fn columns_altered_by_a_stranger_are_told_at_once() {
+    let place = Place::new();
+    let names = ["a.db", "b.db"];
+    let replicas = names.map(|name| place.replica(name));
+    let sync = |name: &str| {
+        sync_once(place.path(name), &place.url("shop"), Options::default()).expect("it ends").state
+    };
+    insert(&replicas[0], 1, "first");
+    for name in ["a.db", "b.db"] {
+        assert_eq!(sync(name), State::Synced);
+    }
+    let alter = |name: &str, sql: &str| {
+        rusqlite::Connection::open(place.path(name)).and_then(|c| c.execute_batch(sql)).expect("altered");
+    };
+    // Each device runs the same migration.
+    for name in names {
+        alter(name, "ALTER TABLE books ADD COLUMN price INTEGER");
+        assert_eq!(sync(name), State::Synced, "{name}");
+    }
+    // No client renames in a room; what can be exchanged is.
+    alter("a.db", "ALTER TABLE books RENAME COLUMN title TO name; ALTER TABLE books ADD COLUMN kind INTEGER");
+    let State::Behind { reason, .. } = sync("a.db") else { panic!("the room cannot rename") };
+    assert!(reason.contains("the name \"name\" of column \"title\"") && !reason.contains("kind"), "{reason}");
+    run(&replicas[0], "UPDATE books SET name = 'second', kind = 1");
+    sync("a.db");
+    sync("b.db");
+    assert_eq!(titles(&replicas[1]), [(1, "second".to_owned())]);
 }
 
 /// The application is upgraded on one device, then at the server, then on the other device.
