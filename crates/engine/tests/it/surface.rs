@@ -174,7 +174,6 @@ fn migrations_are_whole() {
             "fail_here",
         ),
         ("CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY NOT NULL, id, y)", "primary key (id)"),
-        ("CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL, z)", "already exists"),
         ("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z NOT NULL)", "NOT NULL"),
         ("CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z UNIQUE)", "UNIQUE"),
         (
