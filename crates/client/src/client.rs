@@ -229,6 +229,9 @@ pub struct Ending {
     /// What was pending and had travelled when something last went on.
     pending: u64,
     bytes: u64,
+    /// Since when the server does not take what is sent, and what was pending and had come then. It is sent again, so that is no
+    /// sign that something goes on.
+    refused: Option<(Instant, u64, u64)>,
 }
 
 impl Ending {
@@ -244,8 +247,49 @@ impl Ending {
                     (self.lost, self.pending, self.bytes) = (None, report.pending, bytes);
                 }
                 self.reached = true;
-                report.settled
+                report.settled || self.is_refused(report)
             }
         }
+    }
+
+    /// A server whose disk is full, or a quota, says so each time it is tried again.
+    fn is_refused(&mut self, report: &Report) -> bool {
+        let went_on = |(_, pending, received): &(Instant, u64, u64)| {
+            report.pending < *pending || report.received >= received + GOES_ON_BYTES
+        };
+        if self.refused.as_ref().is_some_and(went_on) {
+            self.refused = None;
+        }
+        let State::Behind { .. } = report.state else { return false };
+        let now = (Instant::now(), report.pending, report.received);
+        self.refused.get_or_insert(now).0.elapsed() > GIVE_UP
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_refused_again_and_again_is_an_end() {
+        let mut ending = Ending::default();
+        let sent_again = |ending: &mut Ending, pending, sent| {
+            let (settled, received) = (false, 0);
+            let state = State::Syncing { pending, bytes: 0 };
+            let syncing = Report { state, pending, settled, sent, received };
+            let state = State::Behind { pending, reason: "disk full".into() };
+            let behind = Report { state, ..syncing.clone() };
+            (ending.is_end(&syncing), ending.is_end(&behind))
+        };
+        assert_eq!(sent_again(&mut ending, 2, GOES_ON_BYTES), (false, false));
+        let long_ago = |ending: &mut Ending| {
+            let refused = ending.refused.as_mut().expect("it was refused");
+            refused.0 = refused.0.checked_sub(GIVE_UP * 2).expect("a clock that has run for a minute");
+        };
+        long_ago(&mut ending);
+        // One was taken: it goes on.
+        assert_eq!(sent_again(&mut ending, 1, 2 * GOES_ON_BYTES), (false, false));
+        long_ago(&mut ending);
+        assert_eq!(sent_again(&mut ending, 1, 3 * GOES_ON_BYTES), (false, true));
     }
 }
