@@ -79,6 +79,11 @@ pub trait Checker {
         BYTES_MAX
     }
 
+    /// Changesets of more rows and transactions together are an error: each takes memory until all are applied.
+    fn items_max(&self) -> u64 {
+        u64::MAX
+    }
+
     /// A transaction that is new here; asked before any row is looked at.
     fn transaction(&mut self, _transaction: &TransactionFacts) -> Result<(), Refusal> {
         Ok(())
@@ -160,6 +165,10 @@ pub const CODE_INCOMPLETE: &str = "incomplete";
 
 pub fn apply(engine: &Engine, bytes: &[u8], checker: &mut dyn Checker) -> Result<Checked> {
     let reader = Reader::open_bounded(bytes, checker.bytes_max()).map_err(wire)?;
+    let items = reader.transactions().len() as u64 + reader.tables().map(|t| t.rows).sum::<u64>();
+    if items > checker.items_max() {
+        return Err(Error::TooMany { items, items_max: checker.items_max() });
+    }
     let mut checking = Checking::new(checker, &reader)?;
     let done = apply::apply_watched(engine, &reader, Options::default(), Some(&mut checking));
     let Checking { rejected, missing, fresh, ended, .. } = checking;

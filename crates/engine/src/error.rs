@@ -47,6 +47,8 @@ pub enum Error {
     Unsent { transactions: u64 },
     /// More is to be sent than a changeset may hold.
     TooLarge { bytes: u64, bytes_max: u64 },
+    /// A changeset of more rows and transactions than are taken at once.
+    TooMany { items: u64, items_max: u64 },
     /// The call cannot be made at this point of a transaction.
     State { why: String },
     /// A constraint of the user's table refuses merged values; nothing was applied.
@@ -121,6 +123,9 @@ impl std::fmt::Display for Error {
                 "a changeset of {bytes} bytes or more would be needed, and {bytes_max} is the limit; \
                  start the other replica from a snapshot"
             ),
+            Error::TooMany { items, items_max } => {
+                write!(f, "a changeset of {items} rows and transactions; {items_max} are taken at once")
+            }
             Error::State { why } => write!(f, "{why}"),
             Error::Constraint { table, why, .. } => {
                 write!(f, "merged values do not fit table \"{table}\": {why}; nothing was applied")

@@ -1,7 +1,7 @@
 //! What the server asks of each transaction of a client before anything of it is taken.
 
 use crate::auth::Grant;
-use crate::config::Operation;
+use crate::config::{Limits, Operation};
 use crate::members::Members;
 use crate::policy::{Policies, RowChange};
 use rejoin::{Checker, Op, Refusal, RowFacts, SiteId, TransactionFacts};
@@ -24,8 +24,7 @@ pub struct Check<'a> {
     members: &'a Members,
     policies: &'a Policies,
     grant: &'a Grant,
-    bytes_max: u64,
-    sites_max: u32,
+    limits: &'a Limits,
     /// Sites that nobody has used so far.
     claimed: BTreeSet<SiteId>,
     /// Where the rules stand that were not kept.
@@ -37,10 +36,9 @@ impl<'a> Check<'a> {
         members: &'a Members,
         policies: &'a Policies,
         grant: &'a Grant,
-        bytes_max: u64,
-        sites_max: u32,
+        limits: &'a Limits,
     ) -> Check<'a> {
-        Check { members, policies, grant, bytes_max, sites_max, claimed: BTreeSet::new(), places: Vec::new() }
+        Check { members, policies, grant, limits, claimed: BTreeSet::new(), places: Vec::new() }
     }
 
     pub fn finish(self) -> (BTreeSet<SiteId>, Vec<String>) {
@@ -58,8 +56,11 @@ impl<'a> Check<'a> {
             None => {
                 self.claimed.insert(site);
                 let sites = self.members.sites_of(&self.grant.subject) + self.claimed.len();
-                if sites > self.sites_max as usize {
-                    return Err(foreign(format!("the subject has its {} sites", self.sites_max)));
+                if sites > self.limits.sites_per_subject as usize {
+                    return Err(foreign(format!(
+                        "the subject has its {} sites",
+                        self.limits.sites_per_subject
+                    )));
                 }
                 Ok(())
             }
@@ -74,7 +75,11 @@ fn foreign(reason: String) -> Refusal {
 impl Checker for Check<'_> {
     fn bytes_max(&self) -> usize {
         // Compressed bytes stand for more, but not for any number.
-        usize::try_from(self.bytes_max.saturating_mul(8)).unwrap_or(usize::MAX).min(1 << 30)
+        usize::try_from(self.limits.cut_bytes.saturating_mul(8)).unwrap_or(usize::MAX).min(1 << 30)
+    }
+
+    fn items_max(&self) -> u64 {
+        self.limits.cut_rows
     }
 
     fn transaction(&mut self, transaction: &TransactionFacts) -> Result<(), Refusal> {

@@ -48,6 +48,8 @@ limits! {
     frame_bytes: u32 = 1 << 20;
     /// A changeset of a client.
     cut_bytes: u64 = 64 << 20;
+    /// Rows and transactions of a client's changeset.
+    cut_rows: u64 = 2_000_000;
     /// Changesets of all clients together that are in memory; and once more what is unpacked of them.
     staged_bytes: u64 = 512 << 20;
     /// Changes of the last moments that a room keeps in memory for its clients.

@@ -17,8 +17,7 @@ impl Owner {
             return self.not_applied(Code::Limited, message);
         }
         let limits = &self.common.config.limits;
-        let mut check =
-            Check::new(&self.members, &self.policies, grant, limits.cut_bytes, limits.sites_per_subject);
+        let mut check = Check::new(&self.members, &self.policies, grant, limits);
         let unpacked = rejoin_wire::unpacked_bytes(bytes).min(check.bytes_max() as u64);
         let place = self.common.unpacking.wait_for(unpacked);
         let began = Instant::now();
@@ -91,6 +90,12 @@ impl Owner {
             Error::OtherLineage { .. } => Code::OtherLineage,
             Error::BelowHorizon { .. } => Code::BelowHorizon,
             Error::TooLarge { .. } => Code::TooLarge,
+            Error::TooMany { .. } => {
+                let message = format!(
+                    "{e}; the server's operator can raise `cut_rows`, or put a copy of the database into the room's place"
+                );
+                return self.not_applied(Code::TooLarge, message);
+            }
             // The client's clock is measured when it connects: it does that again.
             Error::Clock { .. } => return Reply::Denied(fault(Code::Clock, e.to_string())),
             e if malformed(e) => Code::Malformed,

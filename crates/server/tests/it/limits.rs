@@ -240,3 +240,25 @@ async fn who_is_slow_but_there_is_waited_for() {
     }
     assert!(began.elapsed() > Duration::from_secs(3));
 }
+
+/// Each row and each transaction takes memory until all of a cut are applied, however few its bytes are.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_cut_of_too_many_rows_is_refused_whole() {
+    let running = open_server_with("[limits]\ncut_rows = 10").await;
+    let many = replica();
+    many.connection()
+        .execute_batch("WITH n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 10) INSERT INTO notes SELECT i, '', '' FROM n")
+        .unwrap();
+    let mut client = running.connect("shop").await;
+    let welcome = client.greet(&many, None).await.unwrap();
+    let Outcome::Refused(refused) = client.push(&many, &welcome.vector).await else { panic!("it was taken") };
+    assert_eq!(refused.code, Code::TooLarge);
+    assert!(refused.message.contains("11 rows and transactions") && refused.message.contains("cut_rows"));
+    assert!(running.rows("shop", "SELECT body FROM notes").is_empty());
+    let few = replica();
+    few.set_lineage(many.lineage().unwrap().unwrap()).unwrap();
+    write(&few, 1, "ann", "one");
+    let mut client = running.connect("shop").await;
+    let welcome = client.greet(&few, None).await.unwrap();
+    assert!(matches!(client.push(&few, &welcome.vector).await, Outcome::Ack));
+}
