@@ -7,7 +7,6 @@ SELECT crsql_as_crr('t');
 INSERT INTO t VALUES (1, 'a', 'b');
 .print -- refused
 SELECT crsql_automigrate('CREATE TABLE IF NOT EXISTS t (x INTEGER PRIMARY KEY NOT NULL, id, y)');
-SELECT crsql_automigrate('CREATE TABLE t (id INTEGER PRIMARY KEY NOT NULL)');
 SELECT crsql_automigrate('CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL, z NOT NULL)');
 SELECT crsql_automigrate('CREATE TABLE IF NOT EXISTS t (id INTEGER PRIMARY KEY NOT NULL); SELECT no_such_function()');
 SELECT crsql_automigrate('CREATE TABLE IF NOT EXISTS n (x); SELECT crsql_as_crr(''n'')');
