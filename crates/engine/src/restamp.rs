@@ -178,7 +178,6 @@ impl Core {
         rows: &[(LogRow, bool)],
         moved: &BTreeMap<i64, Moved>,
     ) -> Result<BTreeSet<At>> {
-        let own = self.cfg.own;
         let mut touched = BTreeSet::new();
         let mut places: BTreeSet<(u32, Loc)> = BTreeSet::new();
         for (row, _) in rows.iter().filter(|(_, mine)| *mine) {
@@ -191,7 +190,7 @@ impl Core {
                 if let Some(t) = self.catalog.get(p.table).cloned() {
                     touched.insert((t.id, identity(&t, &p.pk)?));
                 }
-                if let Some(m) = moved.get(&p.db_version).filter(|_| p.site == own) {
+                if let Some(m) = moved.get(&p.db_version) {
                     let mut put = self
                         .db
                         .prepare_transient("UPDATE main.crsql_waiting SET col_version = ?1 WHERE id = ?2")?;
@@ -202,7 +201,9 @@ impl Core {
         for (tbl, loc) in places {
             let Some(t) = self.catalog.get(tbl).cloned() else { continue };
             let Some(mut record) = self.load(&t, &loc)? else { continue };
-            for g in record.row.meta.groups.iter_mut().filter(|g| g.stamp.site == own) {
+            // By the transaction, not by who wrote a cell: what gave way to another history is under this site's
+            // versions, and its cells are still the former site's.
+            for g in &mut record.row.meta.groups {
                 if let Some(m) = moved.get(&g.stamp.db_version) {
                     g.stamp.col_version = m.col_version(g.stamp.col_version);
                 }

@@ -85,7 +85,8 @@ impl Weather {
         w.storm_ms = 4_000 + dice.below(12_000);
         w.heartbeat_ms = dice.pick(&[1_000, 2_000, 15_000]);
         // Without the right to hand them in, what nobody owns any more is lost with the room, as the manual says.
-        let vanishes = w.restores_client || w.forks;
+        // So are transactions that a client has given to others and then stamped anew: it goes on under another id.
+        let vanishes = w.restores_client || w.forks || w.clocks;
         w.relay |= w.row_wise || (w.restores_room && (vanishes || w.collects)) || (w.peers && vanishes);
         w
     }

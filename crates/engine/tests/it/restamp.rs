@@ -227,3 +227,22 @@ fn what_stands_around_a_void_transaction_keeps_its_place() {
     clean(&client);
     clean(&server);
 }
+
+#[test]
+fn what_gave_way_to_another_history_is_stamped_anew_with_its_cells() {
+    let files = Files::new();
+    let (client, server) = (open(&files, "client.db", ahead), open(&files, "server.db", now));
+    run(&client, "INSERT INTO items VALUES (1, 'pen', 1.5, 10); UPDATE items SET stock = 9");
+    let former = client.site_id().unwrap();
+    client.give_way(former, 0).unwrap();
+    assert_ne!(client.site_id().unwrap(), former);
+    run(&client, "UPDATE items SET stock = 8");
+    assert_eq!(latest_ms(&client), NOW + YEAR);
+    correct(&client, &server);
+    assert_eq!(latest_ms(&client), NOW);
+    pull(&client, &server);
+    assert_equal(&client, &server, "items");
+    assert_eq!(int(&server, "SELECT stock FROM items"), 8);
+    clean(&client);
+    clean(&server);
+}

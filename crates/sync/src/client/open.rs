@@ -319,7 +319,7 @@ impl Open {
             self.applying = Some(cut);
             return Some(Request::Apply(bytes));
         }
-        if self.rejected.is_none() && self.rows_wanted.is_empty() && !facts.wanted.is_empty() {
+        if self.rejected.is_none() && self.rows_wanted.is_empty() && self.can_tell(facts) {
             self.rows_wanted.clone_from(&facts.wanted);
             self.asks.push_back(false);
             self.said.push(Frame::RowsWanted(facts.wanted.clone()));
@@ -393,7 +393,7 @@ impl Open {
             }
             Reply::Merged(_) => {
                 self.dirty = true;
-                if std::mem::take(&mut self.rows_wanted) == facts.wanted {
+                if std::mem::take(&mut self.rows_wanted) == facts.wanted && self.can_tell(facts) {
                     return Err(fault(Code::Gap, "the server's answer does not settle the rows asked for"));
                 }
             }
@@ -452,6 +452,14 @@ impl Open {
         count_missing(facts, &self.theirs, own_only)
     }
 
+    /// Rows are wanted, and the server can tell their state: what it says of them replaces what was lost here only if it
+    /// holds all that is held here of others. What it lacks of those is handed in first, or waited for.
+    fn can_tell(&self, facts: &Facts) -> bool {
+        let own = SiteId(facts.site);
+        let lacks = || facts.vector.missing_from(&self.theirs);
+        !facts.wanted.is_empty() && lacks().iter().all(|(site, _)| *site == own)
+    }
+
     /// All that can be exchanged now is exchanged.
     pub(super) fn is_settled(&self) -> bool {
         let put_off = self.blocked.as_ref().is_some_and(|b| b.1.is_some());
@@ -477,7 +485,7 @@ impl Open {
             let reason = "the token allows reading only".to_owned();
             return State::Behind { pending, reason };
         }
-        if pending > 0 || busy || !self.caught_up || self.rejected.is_some() || !facts.wanted.is_empty() {
+        if pending > 0 || busy || !self.caught_up || self.rejected.is_some() || self.can_tell(facts) {
             return State::Syncing { pending, bytes };
         }
         match &self.relation {

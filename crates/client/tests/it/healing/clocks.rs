@@ -1,9 +1,10 @@
 //! Clocks that are a year off, on either side, or are set while a client runs. What was written later wins by the clock of the
 //! room; what a wrong clock says neither wins for ever nor is refused for ever.
 
+use crate::trust::{AUTH, MAY_ALL, SECRET, token};
 use crate::util::*;
 use rejoin::Replica;
-use rejoin_client::{Options, State, sync_once};
+use rejoin_client::{Options, State, Token, sync_once};
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -127,6 +128,44 @@ fn starting_over_by_a_wrong_clock() {
         assert_equal(&a, &b);
         let off = newest_ms(&b) - right();
         assert!((-60_000..=5_000).contains(&off), "{off} ms");
+    }
+}
+
+/// What the room lacks of others it cannot tell the rows of. Until it has that, which may be never, the rest goes on.
+#[test]
+fn a_wrong_clock_and_a_changeset_of_one_whom_the_room_has_not_met() {
+    for relay in [false, true] {
+        let place = Place::with(AUTH, &[("secret", SECRET)]);
+        let [a, b] = ["a.db", "b.db"].map(|name| place.replica(name));
+        a.set_clock(year_ahead).expect("a clock");
+        insert(&a, 1, "by a wrong clock");
+        insert(&b, 2, "from hand to hand");
+        retitle(&a, "by a wrong clock, again");
+        let bytes =
+            b.changeset_for(&a.vector().expect("a vector")).expect("a changeset").expect("there is one");
+        a.apply_changeset(&bytes).expect("it is taken");
+        let sync = |name: &str, now_ms, claims: &str| {
+            let token = Token::Fixed(token(name, 600, claims));
+            let options = Options { token, ..by(now_ms) };
+            sync_once(place.path(name), &place.url("shop"), options).expect("it ends").state
+        };
+        if relay {
+            let claims = r#", "schema": true, "relay": true"#;
+            assert_eq!(sync("a.db", year_ahead, claims), State::Synced);
+        } else {
+            let state = sync("a.db", year_ahead, MAY_ALL);
+            let State::Behind { pending: 0, reason } = state else { panic!("{state:?}") };
+            assert!(reason.contains("lacks 1 transaction") && reason.contains("relay"), "{reason}");
+            assert_eq!(a.rows_wanted().expect("rows").len(), 1);
+        }
+        let room = Replica::open(place.room_file("shop")).expect("opens");
+        assert_eq!(titles(&room).len(), if relay { 2 } else { 1 });
+        assert_eq!(sync("b.db", right, ""), State::Synced);
+        assert_eq!(sync("a.db", year_ahead, ""), State::Synced);
+        assert_eq!(a.rows_wanted().expect("rows"), []);
+        assert_eq!(sync("b.db", right, ""), State::Synced);
+        assert_equal(&a, &b);
+        assert_equal(&a, &room);
     }
 }
 
