@@ -153,7 +153,12 @@ impl Storage {
             }
             Request::MakeCut { theirs, own_only, without, bytes_max } => {
                 let without = Some(&without).filter(|w| !w.is_empty());
-                return self.make_cut(&CutRequest { theirs: &theirs, own_only, without, bytes_max });
+                return self.make_cut(&CutRequest {
+                    own_only,
+                    without,
+                    bytes_max,
+                    ..CutRequest::new(&theirs)
+                });
             }
             Request::Apply(bytes) => return self.apply(&bytes),
             Request::Adopt { rejections, rows } => return self.adopt(rejections, &rows),
@@ -287,10 +292,15 @@ impl Storage {
         // A fork of one of its own gives it another.
         let mine = self.replica.own_sites()?;
         let why = match self.replica.apply_changeset(bytes) {
-            Ok(_) => {
-                let holds = rejoin_wire::Reader::open(bytes).map(|r| r.holds()).unwrap_or_default();
-                return Ok(Reply::Applied { holds, facts: self.facts()? });
-            }
+            Ok(_) => match self.replica.holds_void(bytes)? {
+                Some((site, version)) => NotApplied::OtherHistory(format!(
+                    "version {version} of site {site} was rejected by the server, and its changes are here"
+                )),
+                None => {
+                    let holds = rejoin_wire::Reader::open(bytes).map(|r| r.holds()).unwrap_or_default();
+                    return Ok(Reply::Applied { holds, facts: self.facts()? });
+                }
+            },
             Err(e @ E::Gap { .. }) => NotApplied::Gap(e.to_string()),
             Err(e @ E::Fork { .. }) => match &e {
                 E::Fork { site, .. } if !mine.iter().any(|id| id.to_string() == *site) => {

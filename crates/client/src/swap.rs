@@ -99,10 +99,6 @@ fn bring_along(room: &Connection, old: &Path) -> Result<()> {
                 room.execute_batch(&sql)?;
             }
         }
-        let rejected = "SELECT EXISTS (SELECT 1 FROM crsql_old.sqlite_schema WHERE name = 'crsql_rejected')";
-        if room.query_row(rejected, [], |r| r.get(0))? {
-            copy_rows(room, "crsql_rejected")?;
-        }
         begun.commit()
     })();
     let detached = room.execute_batch("DETACH crsql_old");

@@ -54,6 +54,11 @@ pub struct Made {
 
 /// Makes a changeset of what is committed.
 pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
+    make_telling(engine, reader, None)
+}
+
+/// The same, which tells again of void versions that the reader holds.
+pub fn make_telling(engine: &Engine, reader: Reader<'_>, voids: Option<&VersionVector>) -> Result<Made> {
     engine.before_read()?;
     // One read transaction: a state that never was must not leave.
     engine.scoped("crsql_changeset", || {
@@ -70,7 +75,8 @@ pub fn make(engine: &Engine, reader: Reader<'_>) -> Result<Made> {
             });
         }
         let cut = core.cut(reader)?;
-        export(&mut core, cut)
+        let again = voids.map(|voids| voids.common(&cut.base)).unwrap_or_default();
+        export(&mut core, cut, &again)
     })
 }
 
@@ -148,7 +154,7 @@ impl Listed {
     }
 }
 
-fn export(core: &mut Core, cut: Cut) -> Result<Made> {
+fn export(core: &mut Core, cut: Cut, again: &VersionVector) -> Result<Made> {
     let header = rejoin_wire::Header { site: core.own_site(), lineage: core.cfg.lineage };
     let mut e = Export {
         writer: Writer::new(header),
@@ -209,8 +215,15 @@ fn export(core: &mut Core, cut: Cut) -> Result<Made> {
     if cut.tail {
         e.writer.mark_tail();
     }
-    let (versions, upto) = (count(&cut.brings), core.tail.lsn);
+    let (versions, upto) = (count(&cut.brings) + count(again), core.tail.lsn);
     e.ranges(core, &cut.brings, &cut.base, &chains);
+    for (id, ranges) in again.iter() {
+        let site = e.writer.site(id);
+        for (from, to) in ranges.iter().map(|r| (*r.start(), *r.end())) {
+            let chain = core.chains_at(&[(*id, to)])?.get(&(*id, to)).copied().unwrap_or(0);
+            e.writer.empty_range(EmptyRange { site, from, to, chain });
+        }
+    }
     let compress = e.writer.bytes_estimate() <= COMPRESSED_MAX;
     let bytes = e.writer.finish(compress).map_err(wire)?;
     Ok(Made { bytes, versions, brings: cut.brings, upto, horizon: !cut.horizon.is_empty() })

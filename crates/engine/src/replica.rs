@@ -186,6 +186,13 @@ impl Replica {
         writing(&self.engine, || crate::void::record(&self.engine, voids))
     }
 
+    /// The first transaction that is held here with what is in it, and void where this changeset was made
+    /// ([`crate::CutRequest::voids`]): the file is a copy from before it was rejected, or has it from another client. What is
+    /// built on it is not what the others have, and only starting over from a snapshot leads back.
+    pub fn holds_void(&self, changeset: &[u8]) -> Result<Option<(SiteId, u64)>> {
+        self.reading(|e| crate::void::held(e, changeset))
+    }
+
     /// Everything that is known here of some rows, for one who is to adopt it ([`Replica::adopt`]) or to merge it
     /// ([`Replica::merge_rows`]). A row that is not known here is said not to be.
     pub fn row_states(&self, rows: &[crate::RowKey]) -> Result<Vec<u8>> {

@@ -1,6 +1,6 @@
 //! What sync sessions ask of a replica: who it is, where it stands, and the changesets that another one lacks.
 
-use crate::changeset::{BYTES_MAX, Made, make};
+use crate::changeset::{BYTES_MAX, Made, make, make_telling};
 use crate::copies;
 use crate::core::Core;
 use crate::cut::Reader;
@@ -23,6 +23,9 @@ pub struct CutRequest<'a> {
     /// Transactions that the receiver does not take from this replica: they are left out, and the base does not name them.
     /// Of a site, all versions from one on.
     pub without: Option<&'a VersionVector>,
+    /// Versions that are void here. Of those that the receiver holds it is told so: it may have them from elsewhere, with what was
+    /// in them ([`Replica::holds_void`]).
+    pub voids: Option<&'a VersionVector>,
     /// How large a changeset the receiver takes. A cut ends at the head of the log and cannot be divided, so one that comes out
     /// larger is made all the same, and [`Cut::oversized`] says so.
     pub bytes_max: u64,
@@ -31,7 +34,7 @@ pub struct CutRequest<'a> {
 impl<'a> CutRequest<'a> {
     /// All that a replica with this vector lacks.
     pub fn new(theirs: &'a VersionVector) -> CutRequest<'a> {
-        CutRequest { theirs, own_only: false, without: None, bytes_max: BYTES_MAX }
+        CutRequest { theirs, own_only: false, without: None, voids: None, bytes_max: BYTES_MAX }
     }
 }
 
@@ -79,7 +82,7 @@ impl Replica {
         } else {
             Reader::Session(request.theirs, request.without)
         };
-        Ok(cut(make(&self.engine, reader)?, request.bytes_max))
+        Ok(cut(make_telling(&self.engine, reader, request.voids)?, request.bytes_max))
     }
 
     /// Everything that was committed after a position, for all who have everything up to it; None: nothing.

@@ -3,12 +3,14 @@
 //! In the log a void version is a row that stands for itself as an empty range (section kind 6), with the nonce that it
 //! was made with: the chain goes on over it.
 
-use crate::SiteId;
+use crate::changeset::wire;
 use crate::core::Header;
 use crate::engine::Engine;
 use crate::error::{Error, Result};
+use crate::{SiteId, VersionVector};
 use rejoin_crdt::chain;
 use rejoin_crdt::limits::VERSION_MAX;
+use rejoin_wire::Reader;
 
 /// A version of which nothing is left because it was rejected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -17,6 +19,29 @@ pub struct Void {
     pub version: u64,
     pub nonce: u64,
     pub chain: u64,
+}
+
+/// The first version that is void where a changeset comes from, and here is not: who made the changeset tells it of versions
+/// that its reader was taken to hold, which are in the base, too.
+pub fn held(engine: &Engine, bytes: &[u8]) -> Result<Option<(SiteId, u64)>> {
+    let reader = Reader::open(bytes).map_err(wire)?;
+    let base = reader.builds_on();
+    let mut void = VersionVector::new();
+    for r in reader.empty_ranges() {
+        if let Some(site) = reader.sites().get(r.site as usize) {
+            void.insert_range(*site, r.from..=r.to);
+        }
+    }
+    let void = void.common(&base);
+    if void.is_empty() {
+        return Ok(None);
+    }
+    let mut core = engine.core()?;
+    core.refresh(false)?;
+    let void = void.common(&core.vector);
+    let rows = core.rows_of(&void)?;
+    let full = rows.into_iter().find(|r| r.changes.empty_from.is_none());
+    Ok(full.and_then(|r| Some((core.sites.id(r.header.site)?, r.header.version))))
 }
 
 fn bad(why: &str) -> Error {

@@ -2,20 +2,23 @@
 //! snapshot carries. How much each replica has acknowledged is noted by the engine, for the horizon.
 
 use crate::app::now_ms;
-use rejoin::{Position, Replica, ReplicaNote, SiteId};
+use rejoin::{Position, Replica, ReplicaNote, SiteId, VersionVector, Void};
 use rejoin_wire::frame::{Code, Fault, Id};
 use rusqlite::{Connection, OptionalExtension, params};
 use std::collections::{BTreeSet, HashMap};
 
 /// Tables that are stripped from snapshots.
-pub const TABLES: [&str; 3] = ["rejoin_server_sites", "rejoin_server_subjects", "rejoin_server_state"];
+pub const TABLES: [&str; 4] =
+    ["rejoin_server_sites", "rejoin_server_subjects", "rejoin_server_state", "rejoin_server_voids"];
 
 pub const DDL: &str = "\
     CREATE TABLE IF NOT EXISTS rejoin_server_sites (site BLOB PRIMARY KEY NOT NULL, subject TEXT NOT NULL, \
         first_ms INTEGER NOT NULL) WITHOUT ROWID; \
     CREATE TABLE IF NOT EXISTS rejoin_server_subjects (subject TEXT PRIMARY KEY NOT NULL, bytes INTEGER NOT NULL) \
         WITHOUT ROWID; \
-    CREATE TABLE IF NOT EXISTS rejoin_server_state (name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID;";
+    CREATE TABLE IF NOT EXISTS rejoin_server_state (name TEXT PRIMARY KEY NOT NULL, value) WITHOUT ROWID; \
+    CREATE TABLE IF NOT EXISTS rejoin_server_voids (site BLOB NOT NULL, version INTEGER NOT NULL, PRIMARY KEY (site, version)) \
+        WITHOUT ROWID;";
 
 #[derive(Default)]
 struct Usage {
@@ -47,6 +50,8 @@ pub struct Members {
     notes: HashMap<Id, Note>,
     /// When the room last forgot what all have acknowledged; a new room begins now.
     pub collected_ms: u64,
+    /// The versions that were rejected and given up, of which clients are told again that hold them.
+    pub voids: VersionVector,
 }
 
 impl Members {
@@ -70,6 +75,12 @@ impl Members {
             let (subject, bytes) = row?;
             members.subjects.entry(subject).or_default().bytes = u64::try_from(bytes).unwrap_or(0);
         }
+        let mut q = conn.prepare("SELECT site, version FROM rejoin_server_voids")?;
+        let rows = q.query_map([], |r| Ok((r.get::<_, Id>(0)?, r.get::<_, i64>(1)?)))?;
+        for row in rows {
+            let (site, version) = row?;
+            members.voids.insert(SiteId(site), u64::try_from(version).unwrap_or(0));
+        }
         let at = "SELECT value FROM rejoin_server_state WHERE name = 'collected_ms'";
         match conn.query_row(at, [], |r| r.get::<_, i64>(0)).optional()? {
             Some(at) => members.collected_ms = u64::try_from(at).unwrap_or(0),
@@ -82,6 +93,29 @@ impl Members {
         self.collected_ms = now_ms();
         let sql = "REPLACE INTO rejoin_server_state (name, value) VALUES ('collected_ms', ?1)";
         conn.execute(sql, [self.collected_ms as i64]).map(drop)
+    }
+
+    pub fn note_voids(&mut self, conn: &Connection, voids: &[Void]) -> rusqlite::Result<()> {
+        let mut q =
+            conn.prepare("INSERT OR IGNORE INTO rejoin_server_voids (site, version) VALUES (?1, ?2)")?;
+        for v in voids {
+            q.execute(params![v.site.0, v.version as i64])?;
+            self.voids.insert(v.site, v.version);
+        }
+        Ok(())
+    }
+
+    /// Who holds a part of the horizon and lacks another starts over anyway, and who holds all of it has been told.
+    pub fn forget_voids(&mut self, conn: &Connection, horizon: &VersionVector) -> rusqlite::Result<()> {
+        let mut q =
+            conn.prepare("DELETE FROM rejoin_server_voids WHERE site = ?1 AND version BETWEEN ?2 AND ?3")?;
+        for (site, ranges) in self.voids.common(horizon).iter() {
+            for r in ranges.iter() {
+                q.execute(params![site.0, *r.start() as i64, *r.end() as i64])?;
+            }
+        }
+        self.voids = self.voids.missing_from(horizon);
+        Ok(())
     }
 
     fn put(&mut self, site: Id, subject: &str) {

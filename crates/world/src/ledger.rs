@@ -166,7 +166,11 @@ impl Ledger {
                 assert!(good, "cell {cell:?} shows {shown}, which did not survive");
             }
             let before: BTreeMap<i64, Option<i64>> = writes.iter().copied().collect();
-            // What was overwritten by what was given up is not known any more.
+            // What was overwritten by what was given up is not known any more. Row by row a later write gets to where the earlier
+            // one is without what it knew, and takes its place before it is rejected there.
+            if row_wise && writes.iter().any(|(n, _)| self.all[n].rejected) {
+                continue;
+            }
             let mut given_up = BTreeSet::new();
             for (number, _) in writes.iter().filter(|(n, _)| self.all[n].rejected) {
                 let mut at = before.get(number).copied().flatten();

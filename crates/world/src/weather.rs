@@ -78,8 +78,8 @@ impl Weather {
         // A clock that is wrong twice after the room was restored stamps anew what others have already.
         // And rows that were copied without their transactions are not stamped anew with these.
         w.clocks &= !w.restores_room && !w.row_wise;
-        // Open: what was copied row by row and is then rejected; starting over while schemas differ.
-        w.row_wise &= !w.policies;
+        // Open: a restored room that lacks what a rejected copy stood on; starting over while schemas differ.
+        w.row_wise &= !(w.policies && w.restores_room);
         w.collects &= !w.schemas;
         w.clients = 2 + dice.index(4);
         w.storm_ms = 4_000 + dice.below(12_000);

@@ -3,3 +3,4 @@
 mod property;
 pub mod room;
 mod scenes;
+mod voids;

@@ -19,6 +19,8 @@ use rejoin_wire::frame::{
     Bytes, Code, Fault, Grants, Hello, Id, Limits, RowName, Void, Welcome, WireVector, vector_hash,
 };
 use rusqlite::Connection;
+use rusqlite::{Transaction, TransactionBehavior};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -254,7 +256,10 @@ impl Owner {
         let made = (|| {
             let upto = self.replica.position()?.0;
             let cut = match reader {
-                Reader::Vector(theirs) => self.replica.cut_for(&CutRequest::new(theirs))?,
+                Reader::Vector(theirs) => {
+                    let request = CutRequest { voids: Some(&self.members.voids), ..CutRequest::new(theirs) };
+                    self.replica.cut_for(&request)?
+                }
                 Reader::Since(since) => self.replica.tail_cut(Position(*since), u64::MAX)?,
             };
             // Whoever names a vector lacks what it lacks: its own file may have been rolled back.
@@ -281,11 +286,25 @@ impl Owner {
 
     /// Versions of the client's sites that are held and empty.
     fn void(&mut self, voids: &[Void], grant: &Grant) -> Reply {
-        let owned = |v: &&Void| self.members.subject_of(&v.site) == Some(&grant.subject);
-        if let Some(other) = voids.iter().find(|v| !owned(v)) {
-            let message =
-                format!("site {} is not the subject's, whose transactions it takes back", SiteId(other.site));
-            return Reply::Denied(fault(Code::ForeignSite, message));
+        // A client may have got a new site id since it said hello; nobody's site is the first one's.
+        let mut claimed = BTreeSet::new();
+        for site in voids.iter().map(|v| v.site) {
+            match self.members.subject_of(&site) {
+                Some(subject) if subject == grant.subject => {}
+                Some(_) => {
+                    let message = format!(
+                        "site {} is not the subject's, whose transactions it takes back",
+                        SiteId(site)
+                    );
+                    return Reply::Denied(fault(Code::ForeignSite, message));
+                }
+                None => drop(claimed.insert(SiteId(site))),
+            }
+        }
+        let limit = self.common.config.limits.sites_per_subject as usize;
+        if !claimed.is_empty() && self.members.sites_of(&grant.subject) + claimed.len() > limit {
+            let message = format!("subject \"{}\" has its {limit} sites", grant.subject);
+            return Reply::Denied(fault(Code::Limited, message));
         }
         let bytes = std::mem::size_of_val(voids) as u64;
         if let Err(message) = self.has_bytes(grant, bytes) {
@@ -298,7 +317,7 @@ impl Owner {
             chain: v.chain,
         };
         let all: Vec<_> = voids.iter().map(void).collect();
-        match self.replica.void(&all) {
+        match self.record(&all, &claimed, grant) {
             Ok(recorded) => {
                 if recorded > 0 {
                     self.members.used(&grant.subject, bytes);
@@ -310,6 +329,20 @@ impl Owner {
             }
             Err(e) => self.broken(&e),
         }
+    }
+
+    fn record(
+        &mut self,
+        voids: &[rejoin::Void],
+        claimed: &BTreeSet<SiteId>,
+        grant: &Grant,
+    ) -> Result<u64, Error> {
+        let txn = Transaction::new_unchecked(self.replica.connection(), TransactionBehavior::Immediate)?;
+        let recorded = self.replica.void(voids)?;
+        self.members.note_voids(&txn, voids)?;
+        self.members.claim(&txn, claimed, &grant.subject)?;
+        txn.commit()?;
+        Ok(recorded)
     }
 
     fn row_states(&mut self, rows: Vec<RowName>) -> Reply {
@@ -462,6 +495,7 @@ impl Owner {
         let since = i64::try_from(crate::app::now_ms().saturating_sub(last_ms)).unwrap_or(i64::MAX);
         let Some(horizon) = self.replica.acknowledged(since)? else { return Ok(()) };
         let collected = self.replica.collect(&horizon)?;
+        self.members.forget_voids(self.replica.connection(), &horizon)?;
         tracing::info!(room = %self.name, tombstones = collected.tombstones, log_rows = collected.log_rows, "collected");
         self.publish()
     }

@@ -237,3 +237,41 @@ fn an_exported_file_is_ordinary_and_an_imported_one_a_replica_of_its_own() {
     assert!(sites[0] != sites[1] && sites[1] != sites[2] && sites[0] != sites[2], "{sites:?}");
     replicas.iter().for_each(|r| assert_equal(&a, r));
 }
+
+/// The copy has what the server has rejected meanwhile: it is rejected once more.
+#[test]
+fn a_client_restored_from_before_a_rejection_has_what_the_others_have() {
+    const POLICY: &str = "[[policy]]\ntable = 'books'\non = 'any'\nrequire = \"new.title <> 'banned'\"\nmessage = 'a banned title'\n";
+    let place = Place::with(POLICY, &[]);
+    let a = place.replica("a.db");
+    insert(&a, 1, "one");
+    sync(&place, "a.db");
+    insert(&a, 2, "banned");
+    insert(&a, 3, "three");
+    drop(a);
+    std::fs::copy(place.path("a.db"), place.path("copy.db")).expect("a backup");
+    let report = sync_once(place.path("a.db"), &place.url("shop"), Options::default()).expect("it ends");
+    assert_eq!(report.state.name(), "rejected");
+    let a = Replica::open(place.path("a.db")).expect("opens");
+    let version = a.rejected().expect("readable")[0].version;
+    assert_eq!(ids(&a), [1, 3]);
+    let a_site = a.site_id().expect("an id");
+    a.drop_rejected(version, None).expect("dropped");
+    drop(a);
+    sync(&place, "a.db");
+    // What it wrote is the copy's own now, under another site id, and is judged again.
+    let report = sync_once(place.path("copy.db"), &place.url("shop"), Options::default()).expect("it ends");
+    assert_eq!((report.state.name(), report.pending), ("rejected", 0));
+    // Who starts over keeps it.
+    rejoin_client::start_over(place.path("copy.db"), &place.url("shop"), &Options::default(), |_| ())
+        .expect("it starts over");
+    let copy = Replica::open(place.path("copy.db")).expect("opens");
+    let again = copy.rejected().expect("readable")[0].clone();
+    assert!(again.site != a_site && again.code == "policy", "{again:?}");
+    copy.drop_rejected(again.version, Some(again.site)).expect("dropped");
+    sync(&place, "copy.db");
+    sync(&place, "a.db");
+    let a = Replica::open(place.path("a.db")).expect("opens");
+    assert_eq!(ids(&copy), [1, 3]);
+    assert_equal(&a, &copy);
+}
