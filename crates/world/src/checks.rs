@@ -206,15 +206,8 @@ fn listed(replica: &Replica, w: &Weather) -> Vec<Row> {
         true => ", site_id, seq",
     };
     let which = if w.collects { "cl % 2 = 1" } else { "true" };
-    // What a column showed by its default may count as found there, or as unwritten: the value is the same.
-    let found = if w.schemas {
-        "AND NOT (col_version = 1 AND cid IN ('extra', 'shelf', 'price', 'seen'))"
-    } else {
-        ""
-    };
-    let sql = format!(
-        "SELECT \"table\", pk, cid, val, col_version, cl{more} FROM crsql_changes WHERE {which} {found}"
-    );
+    let sql =
+        format!("SELECT \"table\", pk, cid, val, col_version, cl{more} FROM crsql_changes WHERE {which}");
     let mut all = rows(replica, &sql);
     if w.equal_values {
         let own = replica.site_id().expect("an id").0.to_vec();

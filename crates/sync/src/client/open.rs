@@ -258,11 +258,17 @@ impl Open {
                 None
             }
             Retry::Now => Some((refused.message, Some(now_ms + PUT_OFF_MS))),
-            Retry::Later if refused.code == Code::Ahead => Some((refused.message, None)),
+            // Its schema may have changed while the refusal was on its way, and nothing more will come of that.
+            Retry::Later if refused.code == Code::Ahead && self.is_ahead() => Some((refused.message, None)),
             Retry::Later => Some((refused.message, Some(now_ms + PUT_OFF_MS))),
             Retry::Never => return Err(fault(refused.code, refused.message)),
         };
         Ok(())
+    }
+
+    /// By the schemas as they were told last, or while they are compared, the server lacks something of ours.
+    fn is_ahead(&self) -> bool {
+        self.compare || matches!(self.relation, Relation::Ahead(_) | Relation::Diverged(_))
     }
 
     /// Own transactions are taken back. Those of others are not this replica's to take back: they, and what came after them
