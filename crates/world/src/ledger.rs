@@ -25,6 +25,8 @@ pub struct Transaction {
     pub rejected: bool,
     /// The application wrote it again.
     pub retried: bool,
+    /// Two files had it before the server judged it: each copy is judged by itself.
+    pub copied: bool,
     /// The only file that had it is gone.
     pub excused: bool,
 }
@@ -72,6 +74,11 @@ impl Ledger {
 
     /// A client's file was replaced by one in which these are.
     pub fn replaced(&mut self, node: usize, log: Vec<i64>) {
+        for number in &log {
+            if let Some(t) = self.all.get_mut(number) {
+                t.copied |= !t.acknowledged;
+            }
+        }
         let lost = std::mem::replace(&mut self.logs[node], log);
         self.excuse(&lost);
     }
@@ -109,7 +116,7 @@ impl Ledger {
             let there = end.receipts.contains(number);
             let must = !t.rejected && !t.excused;
             assert!(there || !must, "transaction {number} of client {} is lost: {t:?}", t.node);
-            let given_up = t.rejected && !t.retried && !row_wise;
+            let given_up = t.rejected && !t.retried && !t.copied && !row_wise;
             assert!(
                 !there || !given_up,
                 "transaction {number} of client {} was rejected and is there",
