@@ -227,7 +227,7 @@ pub struct Ending {
     /// Since when it is lost, or comes only to be lost again.
     lost: Option<Instant>,
     /// What was pending and had travelled when something last went on.
-    pending: u64,
+    pending: Option<u64>,
     bytes: u64,
     /// Since when the server does not take what is sent, and what was pending and had come then. It is sent again, so that is no
     /// sign that something goes on.
@@ -236,6 +236,8 @@ pub struct Ending {
 
 impl Ending {
     pub fn is_end(&mut self, report: &Report) -> bool {
+        // States that follow each other quickly are seen as the last of them.
+        self.reached |= report.received > 0;
         match &report.state {
             State::Incompatible { .. } => true,
             State::Offline { .. } if !self.reached => true,
@@ -243,8 +245,9 @@ impl Ending {
             State::Connecting => false,
             _ => {
                 let bytes = report.sent + report.received;
-                if !self.reached || report.pending < self.pending || bytes >= self.bytes + GOES_ON_BYTES {
-                    (self.lost, self.pending, self.bytes) = (None, report.pending, bytes);
+                let fewer = self.pending.is_none_or(|pending| report.pending < pending);
+                if fewer || bytes >= self.bytes + GOES_ON_BYTES {
+                    (self.lost, self.pending, self.bytes) = (None, Some(report.pending), bytes);
                 }
                 self.reached = true;
                 report.settled || self.is_refused(report)
@@ -269,6 +272,20 @@ impl Ending {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn who_was_reached_is_waited_for_though_nobody_saw_it() {
+        let why = String::new();
+        let offline = Report {
+            state: State::Offline { why, retry_at_ms: None },
+            pending: 1,
+            settled: false,
+            sent: 100,
+            received: 0,
+        };
+        assert!(Ending::default().is_end(&offline));
+        assert!(!Ending::default().is_end(&Report { received: 100, ..offline }));
+    }
 
     #[test]
     fn what_is_refused_again_and_again_is_an_end() {
