@@ -33,13 +33,8 @@ pub fn seeds(seeds: u32) -> Result<Captured> {
     proc::tee(binary()?.args(["--seeds", &seeds.to_string()]))
 }
 
-/// Built with the features of the whole workspace, so that what the tests have compiled is not compiled again.
 fn binary() -> Result<Command> {
-    let mut build = proc::cargo();
-    build.args(["build", "--quiet", "--workspace", "--exclude", "rejoin-ext", "--bin", "rejoin-world"]);
-    proc::run_quiet_stdout(&mut build)?;
-    let name = format!("rejoin-world{}", std::env::consts::EXE_SUFFIX);
-    let mut command = Command::new(proc::target_dir()?.join("debug").join(name));
+    let mut command = Command::new(proc::built("rejoin-world")?);
     command.current_dir(proc::root());
     Ok(command)
 }

@@ -8,7 +8,7 @@ use crate::schema::{ColumnDef, KeyColumn, TableDef};
 use rejoin_crdt::Value;
 use rejoin_crdt::key::{Affinity, Fold};
 
-/// splitmix64: small, and the same everywhere.
+/// SplitMix64 (Steele, Lea, Flood 2014): small, and the same everywhere.
 #[derive(Clone, Debug)]
 pub struct Rng(pub u64);
 

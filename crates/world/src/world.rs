@@ -15,8 +15,7 @@ use rejoin_crdt::vector::VersionVector;
 use rejoin_server::inside::{Grant, Told};
 use rejoin_sync::{client, server};
 use rejoin_wire::frame::Frame;
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
 
@@ -98,29 +97,6 @@ pub enum Happening {
     Chaos,
 }
 
-struct Queued {
-    at: u64,
-    turn: u64,
-    what: Happening,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        (self.at, self.turn).cmp(&(other.at, other.turn))
-    }
-}
-
 pub struct World {
     pub now: u64,
     pub dice: Dice,
@@ -139,7 +115,8 @@ pub struct World {
     pub silent: BTreeMap<(u64, bool), u64>,
     /// The next tick that each machine wants.
     wakes: BTreeMap<(bool, u64), u64>,
-    queue: BinaryHeap<Reverse<Queued>>,
+    /// By time, and where that is the same by turn.
+    queue: BTreeMap<(u64, u64), Happening>,
     turn: u64,
     conns: u64,
     pub calm: bool,
@@ -177,7 +154,7 @@ impl World {
             arrivals: BTreeMap::new(),
             silent: BTreeMap::new(),
             wakes: BTreeMap::new(),
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             turn: 0,
             conns: 0,
             calm: false,
@@ -240,7 +217,7 @@ impl World {
 
     pub fn later(&mut self, ms: u64, what: Happening) {
         self.turn += 1;
-        self.queue.push(Reverse(Queued { at: self.now + ms, turn: self.turn, what }));
+        self.queue.insert((self.now + ms, self.turn), what);
     }
 
     pub fn delay(&mut self) -> u64 {
@@ -253,10 +230,10 @@ impl World {
     /// Runs until it is `done`, or nothing happens any more.
     pub fn run(&mut self, done: impl Fn(&World) -> bool) {
         while !done(self) {
-            let Some(Reverse(next)) = self.queue.pop() else { return };
-            self.now = self.now.max(next.at);
+            let Some(((at, _), what)) = self.queue.pop_first() else { return };
+            self.now = self.now.max(at);
             self.count("happenings");
-            self.happen(next.what);
+            self.happen(what);
         }
     }
 

@@ -39,7 +39,15 @@ const MAP: &[Room] = &[
     // Nothing may depend on it: its features put simulated time and chance into the others.
     room(
         "rejoin-world",
-        &["rejoin", "rejoin-client", "rejoin-server", "rejoin-sync", "rejoin-wire", "rejoin-crdt"],
+        &[
+            "rejoin",
+            "rejoin-client",
+            "rejoin-server",
+            "rejoin-sync",
+            "rejoin-wire",
+            "rejoin-crdt",
+            "rejoin-sim",
+        ],
         &[],
         true,
     ),

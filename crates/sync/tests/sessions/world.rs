@@ -4,13 +4,13 @@ use crate::client::Node;
 use crate::room::{Line, Room};
 use crate::store::Store;
 use rejoin_crdt::vector::VersionVector;
+use rejoin_sim::program::Rng;
 use rejoin_sync::frame::{Bytes, Frame, Id, RowName};
 use rejoin_sync::{State, client, server};
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, BinaryHeap};
+use std::collections::BTreeMap;
 
 pub struct Dice {
-    state: u64,
+    rng: Rng,
     pub gaps: bool,
     /// Cuts of megabytes, which take many frames and more than the credit.
     pub large: bool,
@@ -18,16 +18,11 @@ pub struct Dice {
 
 impl Dice {
     pub fn new(seed: u64) -> Dice {
-        Dice { state: seed, gaps: false, large: false }
+        Dice { rng: Rng(seed), gaps: false, large: false }
     }
 
-    /// SplitMix64 (Steele, Lea, Flood 2014).
     pub fn roll(&mut self) -> u64 {
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
+        self.rng.draw()
     }
 
     pub fn below(&mut self, n: u64) -> u64 {
@@ -99,29 +94,6 @@ enum Happening {
     Chaos,
 }
 
-struct Queued {
-    at: u64,
-    turn: u64,
-    what: Happening,
-}
-
-impl PartialEq for Queued {
-    fn eq(&self, other: &Queued) -> bool {
-        self.cmp(other).is_eq()
-    }
-}
-impl Eq for Queued {}
-impl PartialOrd for Queued {
-    fn partial_cmp(&self, other: &Queued) -> Option<std::cmp::Ordering> {
-        Some(self.cmp(other))
-    }
-}
-impl Ord for Queued {
-    fn cmp(&self, other: &Queued) -> std::cmp::Ordering {
-        (self.at, self.turn).cmp(&(other.at, other.turn))
-    }
-}
-
 /// What may go wrong in a run.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Faults {
@@ -155,7 +127,8 @@ pub struct World {
     arrivals: BTreeMap<(u64, bool), u64>,
     /// The next tick that each machine wants.
     wakes: BTreeMap<(bool, u64), u64>,
-    queue: BinaryHeap<Reverse<Queued>>,
+    /// By time, and where that is the same by turn.
+    queue: BTreeMap<(u64, u64), Happening>,
     turn: u64,
     conns: u64,
     calm: bool,
@@ -186,7 +159,7 @@ impl World {
             lines: BTreeMap::new(),
             arrivals: BTreeMap::new(),
             wakes: BTreeMap::new(),
-            queue: BinaryHeap::new(),
+            queue: BTreeMap::new(),
             turn: 0,
             conns: 0,
             calm: false,
@@ -210,7 +183,7 @@ impl World {
 
     fn later(&mut self, ms: u64, what: Happening) {
         self.turn += 1;
-        self.queue.push(Reverse(Queued { at: self.now + ms, turn: self.turn, what }));
+        self.queue.insert((self.now + ms, self.turn), what);
     }
 
     fn delay(&mut self) -> u64 {
@@ -248,9 +221,9 @@ impl World {
 
     fn run(&mut self, done: impl Fn(&World) -> bool) {
         while !done(self) {
-            let Some(Reverse(next)) = self.queue.pop() else { return };
-            self.now = self.now.max(next.at);
-            self.happen(next.what);
+            let Some(((at, _), what)) = self.queue.pop_first() else { return };
+            self.now = self.now.max(at);
+            self.happen(what);
         }
     }
 
